@@ -1,0 +1,38 @@
+# The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
+.POSIX:
+.PHONY: help demo test cluster check fix bench build setup
+
+help:
+	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
+	@echo "make test     all tests (TEST='part of a name' for some)"
+	@echo "make cluster  three servers in the foreground until Ctrl-C, for trying things"
+	@echo "make check    format, lints, documentation, dependency policy; touches nothing"
+	@echo "make fix      formats, and applies what the lints can fix"
+	@echo "make bench    three servers and 'conclave bench' (BENCH='put --clients 128' for one)"
+	@echo "make build    the binaries only"
+	@echo "The first build compiles RocksDB, about a quarter of an hour; it is kept outside the checkout."
+
+setup:
+	@sh scripts/setup.sh
+
+build: setup
+	@sh scripts/build.sh
+
+demo: build
+	@sh scripts/demo.sh $(DEMO)
+
+test: setup
+	@sh scripts/test.sh $(TEST)
+
+cluster: build
+	@sh scripts/cluster.sh
+
+check:
+	@sh scripts/setup.sh --check
+	@sh scripts/check.sh
+
+fix: setup
+	@. scripts/env.sh && cargo fmt --all && cargo clippy $$CARGO_SCOPE --all-targets --fix --allow-dirty --allow-staged
+
+bench: build
+	@sh scripts/bench.sh $(BENCH)

@@ -1,0 +1,283 @@
+//! A cluster as its users see it.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use conclave_proto::v1::{self, admin_client::AdminClient, store_client::StoreClient};
+use tokio::time::Instant;
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    Admin, CreateRequest, Credentials, DeleteRequest, Effect, Error, ErrorKind, GetRequest, HistoryRequest, IntoConfig,
+    ListRequest, PutRequest, QueuesRequest, Result, Session, SessionOptions, TxnBuilder, WatchRequest,
+    config::MESSAGE_BYTES_MAX,
+    endpoints::{Endpoints, describe, never_sent},
+    requests::Via,
+    session::{Begin, Handle},
+};
+
+/// A cluster. Cheap to clone; connections are shared among clones and among all sessions.
+///
+/// Calls made here belong to no session: nothing ephemeral, no locks, and a write whose answer was lost fails with an
+/// unknown outcome. Open a [`Session`] for everything else.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) inner: Arc<ClientInner>,
+}
+
+pub(crate) struct ClientInner {
+    pub(crate) endpoints: Arc<Endpoints>,
+}
+
+/// Waits between tries of a call without a session.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Whether a call can be sent again although its effect is not known.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Repeat {
+    /// It changes nothing.
+    Safe,
+    /// Only if it certainly did nothing.
+    IfNothingHappened,
+}
+
+impl ClientInner {
+    /// Sends a call to one server after the other, until one answers, a failure is final, or the time is up.
+    pub(crate) async fn call<T, F>(&self, repeat: Repeat, send: impl Fn(Channel) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Result<T, v1::Error>, Status>>,
+    {
+        let endpoints = &self.endpoints;
+        let until = Instant::now() + endpoints.config.request_timeout;
+        let mut said = vec![None; endpoints.len()];
+        let mut waits = ExponentialBuilder::new()
+            .with_min_delay(RETRY_MIN)
+            .with_max_delay(RETRY_MAX)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut tried = 0;
+        loop {
+            let at = endpoints.cursor();
+            let (generation, channel) = endpoints.channel(at);
+            let error = match tokio::time::timeout_at(until, send(channel)).await {
+                Ok(Ok(Ok(answer))) => return Ok(answer),
+                Ok(Ok(Err(error))) => {
+                    let error = Error::from_wire(error);
+                    // Whether a revision will ever be is the caller's to know.
+                    let theirs = !error.is_retryable() || error.kind() == ErrorKind::FutureRevision;
+                    if theirs || (repeat != Repeat::Safe && error.effect() == Effect::Unknown) {
+                        return Err(error);
+                    }
+                    error
+                }
+                Ok(Err(status)) => {
+                    let error = from_status(&status, endpoints.name(at));
+                    let again = error.is_retryable() && (repeat == Repeat::Safe || error.effect() == Effect::None);
+                    if !again {
+                        return Err(error);
+                    }
+                    error
+                }
+                Err(_) => {
+                    endpoints.discard(at, generation);
+                    endpoints.advance(at);
+                    said[at] = Some("no answer in time".to_owned());
+                    let effect = if repeat == Repeat::Safe { Effect::None } else { Effect::Unknown };
+                    return Err(endpoints.unavailable(&said).with_effect(effect));
+                }
+            };
+            said[at] = Some(error.to_string());
+            endpoints.advance(at);
+            tried += 1;
+            if tried % endpoints.len() == 0 {
+                let wait = waits.next().unwrap_or(RETRY_MAX);
+                if Instant::now() + wait >= until {
+                    return Err(if error.kind() == ErrorKind::Unavailable {
+                        endpoints.unavailable(&said)
+                    } else {
+                        error
+                    });
+                }
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    pub(crate) async fn apply(&self, txn: v1::Txn) -> Result<v1::TxnResult> {
+        self.call(Repeat::IfNothingHappened, |channel| {
+            let txn = txn.clone();
+            async move {
+                let reply = StoreClient::new(channel).apply(txn).await?.into_inner();
+                match reply.body {
+                    Some(v1::txn_reply::Body::Txn(result)) => Ok(Ok(result)),
+                    Some(v1::txn_reply::Body::Error(error)) => Ok(Err(error)),
+                    None => Err(Status::internal("an empty answer")),
+                }
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn query(&self, read: v1::Read) -> Result<v1::ReadResult> {
+        self.call(Repeat::Safe, |channel| {
+            let read = read.clone();
+            async move {
+                let store = StoreClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let reply = { store }.query(read).await?.into_inner();
+                match reply.body {
+                    Some(v1::read_reply::Body::Read(result)) => Ok(Ok(result)),
+                    Some(v1::read_reply::Body::Error(error)) => Ok(Err(error)),
+                    None => Err(Status::internal("an empty answer")),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// A failure of the transport, or of the server before it understood the call.
+pub(crate) fn from_status(status: &Status, endpoint: &str) -> Error {
+    use tonic::Code;
+    let what = describe(status);
+    let error = |kind| Error::new(kind, format!("{endpoint}: {what}"));
+    match status.code() {
+        _ if never_sent(status) => error(ErrorKind::Unavailable).with_retry(),
+        Code::InvalidArgument | Code::FailedPrecondition => error(ErrorKind::InvalidArgument),
+        Code::OutOfRange => error(ErrorKind::TooLarge),
+        Code::ResourceExhausted => error(ErrorKind::Overloaded).with_retry(),
+        Code::PermissionDenied | Code::Unauthenticated => error(ErrorKind::Denied),
+        Code::Unimplemented => error(ErrorKind::Unavailable),
+        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::DeadlineExceeded => {
+            error(ErrorKind::Unavailable).with_effect(Effect::Unknown).with_retry()
+        }
+        _ => error(ErrorKind::Internal).with_effect(Effect::Unknown),
+    }
+}
+
+impl Client {
+    /// Checks the options and that one server answers.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`], or [`crate::ErrorKind::Unavailable`] with what each endpoint said.
+    pub async fn connect(config: impl IntoConfig) -> Result<Self> {
+        let client = Self::new(config)?;
+        client
+            .inner
+            .call(Repeat::Safe, |channel| async move {
+                AdminClient::new(channel).status(v1::StatusRequest {}).await.map(|_| Ok(()))
+            })
+            .await?;
+        Ok(client)
+    }
+
+    /// Checks the options; connects when first needed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`].
+    pub fn new(config: impl IntoConfig) -> Result<Self> {
+        let endpoints = Arc::new(Endpoints::new(config.into_config()?));
+        Ok(Self { inner: Arc::new(ClientInner { endpoints }) })
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] if no server answers within the request timeout, [`crate::ErrorKind::Limit`]
+    /// or [`crate::ErrorKind::InvalidArgument`] for what the servers do not allow.
+    pub async fn session(&self, options: SessionOptions) -> Result<Session> {
+        let ttl_ms = u64::try_from(options.ttl.as_millis()).unwrap_or(u64::MAX);
+        if ttl_ms == 0 {
+            let message = format!("a session's TTL is {:?}, it must be whole milliseconds", options.ttl);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let name = options.name.unwrap_or_else(default_name);
+        let mut secret = [0; 16];
+        getrandom::fill(&mut secret)
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("the system has no randomness: {error}")))?;
+        let handle = Handle::start(&self.inner.endpoints, Begin::Open { name, ttl_ms }, secret).await?;
+        Ok(Session { handle })
+    }
+
+    /// Goes on with a session that another process (or an earlier run of this one) opened, and that nobody uses any
+    /// more: whoever still does is told that it was replaced, and what it had under way may or may not have happened.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::SessionLost`] if it has ended.
+    pub async fn resume(&self, credentials: Credentials) -> Result<Session> {
+        let ttl_ms = u64::try_from(credentials.ttl.as_millis()).unwrap_or(u64::MAX);
+        let begin = Begin::Resume { session: credentials.id.0, ttl_ms };
+        let handle = Handle::start(&self.inner.endpoints, begin, credentials.secret).await?;
+        Ok(Session { handle })
+    }
+
+    /// What operators ask.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin { client: self.inner.clone() }
+    }
+
+    /// The configured endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.inner.endpoints.names()
+    }
+
+    fn via(&self) -> Via {
+        Via::Client(self.inner.clone())
+    }
+
+    /// Reads a node.
+    pub fn get(&self, path: impl Into<String>) -> GetRequest {
+        GetRequest::new(self.via(), path.into())
+    }
+
+    /// Lists what is below a node.
+    pub fn list(&self, path: impl Into<String>) -> ListRequest {
+        ListRequest::new(self.via(), path.into())
+    }
+
+    /// Writes a node's data, making a persistent node if there is none.
+    pub fn put(&self, path: impl Into<String>, data: impl Into<Bytes>) -> PutRequest {
+        PutRequest::new(self.via(), path.into(), data.into())
+    }
+
+    /// Makes a node.
+    pub fn create(&self, path: impl Into<String>) -> CreateRequest {
+        CreateRequest::new(self.via(), path.into())
+    }
+
+    /// Removes a node.
+    pub fn delete(&self, path: impl Into<String>) -> DeleteRequest {
+        DeleteRequest::new(self.via(), path.into())
+    }
+
+    /// Builds a transaction.
+    pub fn txn(&self) -> TxnBuilder {
+        TxnBuilder::new(self.via())
+    }
+
+    /// Watches a node, its children or everything below it.
+    pub fn watch(&self, path: impl Into<String>) -> WatchRequest {
+        WatchRequest::new(self.via(), path.into())
+    }
+
+    /// Reads past changes.
+    pub fn history(&self, path: impl Into<String>) -> HistoryRequest {
+        HistoryRequest::new(self.via(), path.into())
+    }
+
+    /// Lists locks, semaphores and elections at or below `prefix`.
+    pub fn queues(&self, prefix: impl Into<String>) -> QueuesRequest {
+        QueuesRequest::new(self.via(), prefix.into())
+    }
+}
+
+/// `host/pid`.
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    format!("{host}/{}", std::process::id())
+}

@@ -1,0 +1,109 @@
+//! The HTTP port: is it alive, is it ready, how is it doing, what is it.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{metrics::Metrics, service::Service};
+
+/// The node's thread must take a request within this time. Generous: a slow disk is not a dead process.
+const ALIVE_WITHIN: Duration = Duration::from_secs(10);
+/// A replica further behind than this many entries is not ready.
+const READY_BEHIND_MAX: u64 = 4_096;
+
+/// What the port shows.
+pub struct Pages {
+    /// The server.
+    pub service: Arc<Service>,
+    /// Its metrics.
+    pub metrics: Metrics,
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .fallback(nothing_here)
+        .with_state(Arc::new(pages));
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+const INDEX: &str = "conclaved\n\n/livez    is the process alive?\n/readyz   can it serve?\n/metrics  for Prometheus\n\
+                     /version  what is it?\n";
+
+async fn index() -> &'static str {
+    INDEX
+}
+
+async fn nothing_here() -> Response {
+    (StatusCode::NOT_FOUND, format!("there is no such page; this is\n\n{INDEX}")).into_response()
+}
+
+/// Does not need a quorum: restarting a server that has lost its peers helps nobody.
+async fn livez(State(pages): State<Arc<Pages>>) -> Response {
+    let handle = &pages.service.handle;
+    let ended = tokio::select! {
+        biased;
+        ended = handle.ended() => Some(ended),
+        asked = tokio::time::timeout(ALIVE_WITHIN, handle.remaining()) => match asked {
+            Ok(_) => None,
+            Err(_) => Some(Err(format!("the node's thread has not answered for {} s", ALIVE_WITHIN.as_secs()))),
+        },
+    };
+    match ended {
+        None => "alive\n".into_response(),
+        Some(Ok(())) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+        Some(Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Why this server should get no clients now; `None` if it should.
+#[must_use]
+pub fn unready(service: &Service) -> Option<String> {
+    if service.stop.is_cancelled() {
+        return Some("stopping".to_owned());
+    }
+    let status = service.handle.status().borrow().clone();
+    if status.diverged {
+        return Some("this replica's state has diverged from its peers': it serves nothing".to_owned());
+    }
+    if status.leader.0 == 0 {
+        return Some("no leader is known".to_owned());
+    }
+    let applied = service.handle.state().applied();
+    let behind = status.committed.0.saturating_sub(applied.0);
+    (behind > READY_BEHIND_MAX).then(|| format!("{behind} committed entries are not applied yet"))
+}
+
+async fn readyz(State(pages): State<Arc<Pages>>) -> Response {
+    match unready(&pages.service) {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], pages.metrics.text()).into_response()
+}
+
+async fn version(State(pages): State<Arc<Pages>>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "name": "conclaved",
+        "version": env!("CARGO_PKG_VERSION"),
+        "id": pages.service.id.0,
+        "cluster": pages.service.cluster,
+    }))
+}

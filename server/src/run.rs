@@ -1,0 +1,223 @@
+//! A server from its start to its stop. The caller brings the listeners and decides when to stop, so that a test can use
+//! port 0 and end it politely.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use conclave_proto::{ServerId, v1};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::{
+    config::{Config, ConfigError},
+    http::{self, Pages},
+    metrics::Metrics,
+    raft::{self, StartError},
+    service::{
+        Service, SessionsServer,
+        admin::Admin,
+        door::{self, Admission, Door},
+        hub::Hub,
+        store::Store,
+    },
+};
+
+/// One stalled stream must not use up the room of its siblings on a connection: the connection's window is many times
+/// a stream's.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// See [`STREAM_WINDOW_BYTES`].
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// A client that is gone without a word is noticed after this and [`PING_WITHIN`].
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// See [`PING_EVERY`].
+const PING_WITHIN: Duration = Duration::from_secs(10);
+/// For handing over leadership.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+/// For streams to end after they were told to go elsewhere.
+const GO_WITHIN: Duration = Duration::from_secs(2);
+/// For connections to close after that. Peers keep theirs open until they are cut.
+const CLOSE_WITHIN: Duration = Duration::from_millis(300);
+
+/// The listeners of a server.
+pub struct Sockets {
+    /// For clients and peers.
+    pub client: TcpListener,
+    /// For `/metrics` and its like.
+    pub http: TcpListener,
+}
+
+impl Sockets {
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// [`RunError::Listen`].
+    pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        let bind = async |name: &'static str, address: SocketAddr| {
+            TcpListener::bind(address).await.map_err(|source| RunError::Listen { name, address, source })
+        };
+        Ok(Self {
+            client: bind("listen_client", config.listen_client).await?,
+            http: bind("listen_http", config.listen_http).await?,
+        })
+    }
+}
+
+/// Why a server does not run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {name} {address}")]
+    Listen {
+        /// The setting.
+        name: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The node could not go on.
+    #[error("the node stopped: {0}")]
+    Node(String),
+    /// A listener failed.
+    #[error("cannot serve")]
+    Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Serves until `stop` resolves: then hands leadership over, sends clients elsewhere, and returns.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    config.check()?;
+    let hub = Hub::new(config.limits.watches_per_stream_max);
+    let options = config.options();
+    let timings = options.timings.clone();
+    let (handle, peers) = raft::start(options, Box::new(hub.publisher()))?;
+    let id = ServerId(config.id);
+    let service = Service::new(handle.clone(), hub.clone(), id, config.cluster.clone(), config.limits.clone());
+    let admission = Admission::new(config.limits.connections_max);
+    let metrics = Metrics::new(&service, &admission, &timings);
+    tracing::info!(
+        node = config.id,
+        cluster = config.cluster,
+        client = %local(&sockets.client),
+        http = %local(&sockets.http),
+        data_dir = %config.data_dir.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "conclaved starts"
+    );
+
+    let (health, health_server) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(conclave_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are the ones the code was generated from");
+    let request_max = config.limits.request_bytes_max.0 as usize;
+    let store = v1::store_server::StoreServer::new(Store(service.clone())).max_decoding_message_size(request_max);
+    let admin = v1::admin_server::AdminServer::new(Admin(service.clone())).max_decoding_message_size(request_max);
+    let router = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.limits.streams_per_connection_max)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_WITHIN))
+        .add_service(Door::new(SessionsServer::new(service.clone()), admission.clone()))
+        .add_service(Door::new(store, admission.clone()))
+        .add_service(Door::new(admin, admission.clone()))
+        .add_service(Door::for_peers(peers.server(), admission.clone()))
+        .add_service(health_server)
+        .add_service(reflection);
+
+    let closing = CancellationToken::new();
+    let incoming = door::accept(sockets.client, admission.clone());
+    let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
+    let pages = Pages { service: service.clone(), metrics };
+    let http = tokio::spawn(http::serve(sockets.http, pages, closing.clone()));
+    let watcher = tokio::spawn(watch_status(service.clone(), health));
+
+    let mut grpc = grpc;
+    let mut http = http;
+    let ended = tokio::select! {
+        () = stop => None,
+        ended = handle.ended() => Some(RunError::Node(ended.err().unwrap_or_else(|| "without a reason".to_owned()))),
+        served = &mut grpc => Some(RunError::Serve(match served {
+            Ok(Ok(())) => "the client port closed".into(),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        })),
+        served = &mut http => Some(RunError::Serve(match served {
+            Ok(Ok(())) => "the HTTP port closed".into(),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        })),
+    };
+    if ended.is_none() {
+        tracing::info!(node = config.id, "stopping: handing over");
+        hand_over(&service).await;
+    }
+    // Clients go elsewhere, with a word; their sessions live on.
+    service.stop.cancel();
+    service.tasks.close();
+    let _ = tokio::time::timeout(GO_WITHIN, service.tasks.wait()).await;
+    handle.stop(HAND_OVER_WITHIN).await;
+    closing.cancel();
+    for task in [grpc.abort_handle(), http.abort_handle()] {
+        let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
+        while !task.is_finished() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        task.abort();
+    }
+    watcher.abort();
+    tracing::info!(node = config.id, "stopped");
+    ended.map_or(Ok(()), Err)
+}
+
+fn local(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+/// Leadership goes to another member before this server is gone, so that nobody has to wait for an election.
+async fn hand_over(service: &Arc<Service>) {
+    let status = service.handle.status().borrow().clone();
+    if status.leader != service.id || status.members.len() < 2 {
+        return;
+    }
+    match tokio::time::timeout(HAND_OVER_WITHIN, service.handle.transfer(ServerId(0))).await {
+        Ok(Ok(leader)) => tracing::info!(%leader, "leadership was handed over"),
+        Ok(Err(why)) => tracing::warn!(why, "leadership was not handed over"),
+        Err(_) => tracing::warn!("leadership was not handed over in time"),
+    }
+}
+
+/// Tells gRPC health what the status says, and sends clients away from a replica that must not serve.
+async fn watch_status(service: Arc<Service>, health: tonic_health::server::HealthReporter) {
+    use tonic_health::ServingStatus;
+    let mut status = service.handle.status();
+    loop {
+        let serving = http::unready(&service).is_none();
+        let word = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in ["", v1::sessions_server::SERVICE_NAME, v1::store_server::SERVICE_NAME] {
+            health.set_service_status(name, word).await;
+        }
+        if status.borrow_and_update().diverged {
+            let message = "this replica's state has diverged from its peers'";
+            service.hub.end_all(v1::session_ended::Reason::GoingAway, message);
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = service.stop.cancelled() => {
+                health.set_service_status("", ServingStatus::NotServing).await;
+                return;
+            }
+        }
+    }
+}

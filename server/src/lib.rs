@@ -1,5 +1,6 @@
 //! Conclave's server, as a library: the binary `conclaved` adds flags, signals and logging.
 
+pub mod command;
 pub mod config;
 pub mod http;
 pub mod leader;

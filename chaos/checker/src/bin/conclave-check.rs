@@ -1,0 +1,3 @@
+//! The checker on its own, for histories of anything.
+
+fn main() {}

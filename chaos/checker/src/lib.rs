@@ -1,0 +1,20 @@
+//! Judges histories of concurrent operations: linearizable, not linearizable (and why), or unknown.
+//!
+//! A [`History`] is what clients saw: when each operation was called, when and how it returned. A [`Model`] says what a
+//! correct object would do, one operation at a time. A history is linearizable (Herlihy and Wing, 1990) if each
+//! operation can be given a moment between its call and its return so that the model, taking them in that order, gives
+//! the results that were seen.
+//!
+//! The way of a history: [`history`] reads and pairs events; [`check`] splits it by key, hands each part to the fastest
+//! algorithm that decides it and combines the [`Verdict`]s; [`report`] draws it.
+
+pub mod check;
+pub mod history;
+pub mod model;
+pub mod report;
+pub mod verdict;
+
+pub use check::{Limits, check};
+pub use history::{Function, History, Operation, Outcome, Value};
+pub use model::Model;
+pub use verdict::{Judgement, Refutation, Verdict};

@@ -1,0 +1,22 @@
+//! The command `conclave-chaos`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Breaks Conclave on purpose and judges what it did.
+#[derive(Parser)]
+#[command(name = "conclave-chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Do,
+}
+
+#[derive(Subcommand)]
+enum Do {}
+
+/// Runs the command of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::parse().command {}
+}

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{History, Judgement, Model};
+use rayon::prelude::*;
+
+use crate::{
+    History, Judgement, Model, Operation, Verdict,
+    model::{Spec, Visit},
+    search::{self, Budget},
+};
 
 /// How far the checker goes before it says unknown.
 #[derive(Clone, Debug)]
@@ -21,9 +27,72 @@ impl Default for Limits {
     }
 }
 
-/// Judges a history.
+/// The operations on one object: those of one key, or all.
+#[derive(Clone, Debug)]
+pub struct Part<'a> {
+    /// The whole history.
+    pub history: &'a History,
+    /// The object's key, an index into [`History::keys`]; that of the first operation if the object is the whole.
+    pub key: u32,
+    /// Indexes into [`History::operations`], ascending; so they are in the order of their calls.
+    pub indexes: Vec<u32>,
+}
+
+impl<'a> Part<'a> {
+    /// The operations with their indexes, in the order of their calls.
+    pub fn operations(&self) -> impl ExactSizeIterator<Item = (u32, &'a Operation)> + Clone + '_ {
+        self.indexes.iter().map(|at| (*at, &self.history.operations[*at as usize]))
+    }
+}
+
+/// The independent parts of a history.
+fn parts<'a>(history: &'a History, model: &Model) -> Vec<Part<'a>> {
+    let count = if model.keyed() { history.keys.len() } else { 1 };
+    let mut parts: Vec<_> = (0..count).map(|key| Part { history, key: key as u32, indexes: Vec::new() }).collect();
+    for (at, operation) in history.operations.iter().enumerate() {
+        let part = if model.keyed() { operation.key as usize } else { 0 };
+        parts[part].indexes.push(at as u32);
+    }
+    parts
+}
+
+/// Judges a history that the model admits ([`Model::admit`]).
 #[must_use]
 pub fn check(history: &History, model: &Model, limits: &Limits) -> Judgement {
-    let _ = (history, model, limits);
-    todo!("the algorithms")
+    struct One<'a>(&'a Part<'a>, &'a Budget);
+    impl Visit for One<'_> {
+        type Out = Verdict;
+        fn visit<S: Spec>(self, spec: &S) -> Verdict {
+            spec.special(self.0, self.1).unwrap_or_else(|| search::search(spec, self.0, self.1))
+        }
+    }
+    let budget = Budget::new(limits);
+    let parts = parts(history, model);
+    let judge = || -> Vec<Verdict> { parts.par_iter().map(|part| model.with(One(part, &budget))).collect() };
+    let verdicts = match rayon::ThreadPoolBuilder::new().num_threads(limits.threads).build() {
+        Ok(pool) => pool.install(judge),
+        Err(_) => judge(),
+    };
+    let mut refutations = Vec::new();
+    let mut unknown = None;
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::NotLinearizable(refutation) => refutations.push(*refutation),
+            Verdict::Unknown(why) => unknown = unknown.or(Some(why)),
+        }
+    }
+    refutations.sort_by_key(|refutation| (refutation.operations.len(), refutation.culprit));
+    let verdict = match (refutations.first(), unknown) {
+        (Some(worst), _) => Verdict::NotLinearizable(Box::new(worst.clone())),
+        (None, Some(why)) => Verdict::Unknown(why),
+        (None, None) => Verdict::Linearizable,
+    };
+    Judgement {
+        verdict,
+        refutations,
+        operations: history.operations.len(),
+        took: budget.elapsed(),
+        peak_bytes: budget.bytes_peak(),
+    }
 }

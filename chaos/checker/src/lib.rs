@@ -8,10 +8,12 @@
 //! The way of a history: [`history`] reads and pairs events; [`check`] splits it by key, hands each part to the fastest
 //! algorithm that decides it and combines the [`Verdict`]s; [`report`] draws it.
 
+pub mod brute;
 pub mod check;
 pub mod history;
 pub mod model;
 pub mod report;
+pub mod search;
 pub mod verdict;
 
 pub use check::{Limits, check};

@@ -108,7 +108,7 @@ pub struct Operation {
     pub returned: u32,
     /// The value it was called with.
     pub argument: Value,
-    /// The value it returned; null unless it is ok (or failed with a value).
+    /// The value it returned; if it failed, the reason that the history gives, or null.
     pub result: Value,
     /// Nanoseconds; [`NO_TIME`] if the history has none.
     pub called_ns: i64,
@@ -148,11 +148,28 @@ pub struct History {
     pub events: u32,
 }
 
+impl Value {
+    /// Nothing, or not known.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+}
+
 impl Operation {
     /// Certainly over before the other began.
     #[must_use]
     pub fn precedes(&self, other: &Self) -> bool {
         self.returned < other.called
+    }
+
+    /// Failed for lack of time: the reason speaks of a time-out.
+    #[must_use]
+    pub fn timed_out(&self) -> bool {
+        let Value::Text(reason) = &self.result else { return false };
+        let reason = reason.to_ascii_lowercase();
+        self.outcome == Outcome::Fail
+            && (reason.contains("timeout") || reason.contains("timed") || reason.contains("time-out"))
     }
 }
 

@@ -1,0 +1,72 @@
+//! A queue, first in, first out: `enqueue` a value, `dequeue` the oldest.
+//!
+//! A `dequeue` that returns null, or fails without an error, says that the queue was empty at some moment of the attempt.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{
+    Function, Operation, Outcome, Value,
+    model::{Role, Spec, admit_functions},
+};
+
+/// See the module.
+pub struct FifoQueue;
+
+/// A dequeue that found nothing.
+fn found_empty(operation: &Operation) -> bool {
+    operation.function == Function::Dequeue && operation.outcome != Outcome::Unknown && operation.result.is_null()
+}
+
+impl Spec for FifoQueue {
+    /// Oldest first.
+    type State = Arc<VecDeque<Value>>;
+
+    fn init(&self) -> Self::State {
+        Arc::default()
+    }
+
+    fn step(&self, queue: &Self::State, operation: &Operation, next: &mut Vec<Self::State>) {
+        match operation.function {
+            Function::Enqueue => {
+                let mut queue = VecDeque::clone(queue);
+                queue.push_back(operation.argument.clone());
+                next.push(Arc::new(queue));
+            }
+            Function::Dequeue if found_empty(operation) => {
+                if queue.is_empty() {
+                    next.push(queue.clone());
+                }
+            }
+            Function::Dequeue => {
+                if operation.outcome == Outcome::Unknown || queue.front() == Some(&operation.result) {
+                    let mut queue = VecDeque::clone(queue);
+                    if queue.pop_front().is_some() {
+                        next.push(Arc::new(queue));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn role(&self, operation: &Operation) -> Role {
+        match operation.outcome {
+            Outcome::Ok => Role::Must,
+            Outcome::Fail if found_empty(operation) => Role::Must,
+            Outcome::Fail => Role::Nothing,
+            Outcome::Unknown => Role::May,
+        }
+    }
+
+    fn reads(&self, operation: &Operation) -> bool {
+        found_empty(operation)
+    }
+
+    fn admit(&self, operation: &Operation) -> Result<(), String> {
+        admit_functions(operation, &[Function::Enqueue, Function::Dequeue])?;
+        if operation.function == Function::Enqueue && operation.argument.is_null() {
+            return Err("enqueue takes a value, not nil".into());
+        }
+        Ok(())
+    }
+}

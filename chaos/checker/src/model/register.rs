@@ -1,0 +1,38 @@
+//! A register: `read` returns the last value written.
+//!
+//! `write` has the value as its argument, `read` as its result; an unset register reads null.
+
+use crate::{
+    Function, Operation, Value,
+    model::{Spec, admit_functions},
+};
+
+/// See the module.
+pub struct Register {
+    /// Null: unset.
+    pub init: Value,
+}
+
+impl Spec for Register {
+    type State = Value;
+
+    fn init(&self) -> Value {
+        self.init.clone()
+    }
+
+    fn step(&self, state: &Value, operation: &Operation, next: &mut Vec<Value>) {
+        match operation.function {
+            Function::Read if operation.result == *state => next.push(state.clone()),
+            Function::Write => next.push(operation.argument.clone()),
+            _ => {}
+        }
+    }
+
+    fn reads(&self, operation: &Operation) -> bool {
+        operation.function == Function::Read
+    }
+
+    fn admit(&self, operation: &Operation) -> Result<(), String> {
+        admit_functions(operation, &[Function::Read, Function::Write])
+    }
+}

@@ -1,6 +1,15 @@
 //! What clients saw: operations with their calls and returns, in the order in which these happened.
 
+mod edn;
+mod event;
+mod json;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, sync::Arc};
+
+pub use read::{FILE_BYTES_MAX, Format, ParseError, ReadError, format, line_of, load, parse, read};
 
 /// A value of an operation.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -1,0 +1,261 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn json(text: &str) -> Result<History, ParseError> {
+    parse(text.as_bytes(), Format::Json)
+}
+
+fn edn(text: &str) -> Result<History, ParseError> {
+    parse(text.as_bytes(), Format::Edn { independent: false })
+}
+
+const REGISTER_JSON: &str = r#"
+{"process":0,"type":"invoke","f":"write","value":1,"time":10,"index":0}
+{"process":1,"type":"invoke","f":"read","value":null,"time":11}
+{"process":"nemesis","type":"info","f":"start-partition","value":"n1"}
+{"process":0,"type":"ok","f":"write","value":1,"time":12}
+ { "process" : 1 , "type" : "ok", "f" : "read", "value" : 1, "time" : 13, "node": {"a":[1,{}]} }
+{"process":2,"type":"invoke","f":"cas","value":[1,2]}
+{"process":2,"type":"info","f":"cas","value":[1,2],"error":["timeout",5]}
+{"process":"nemesis","type":"info","f":"stop-partition"}
+{"process":3,"type":"invoke","f":"cas","value":[9,2]}
+{"process":3,"type":"fail","f":"cas","value":[9,2]}
+"#;
+
+const REGISTER_EDN: &str = r#"
+; a history
+[{:process 0, :type :invoke, :f :write, :value 1, :time 10 :index 0}
+ #jepsen.history.Op{:process 1 :type :invoke :f :read :value nil :time 11}
+ {:process :nemesis :type :info :f :start-partition :value "n1"} #_ {:ignored [1 2]}
+ {:type :ok :process 0 :f :write :value 1 :time 12}
+ {:type :ok :process 1 :f :read :value 1 :time 13 :node {:a #{1 2}}}
+ {:process 2 :type :invoke :f :cas :value [1 2]}
+ {:process 2 :type :info :f :cas :value [1 2] :error [:timeout 5]}
+ {:process :nemesis :type :info :f :stop-partition}
+ {:process 3 :type :invoke :f :cas :value (9 2)}
+ {:process 3 :type :fail :f :cas :value [9 2]}]
+"#;
+
+#[test]
+fn both_forms_read_the_same() {
+    let history = json(REGISTER_JSON).unwrap();
+    assert_eq!(history, edn(REGISTER_EDN).unwrap());
+    // One map a line.
+    let lines = REGISTER_EDN.replace("\n[", "\n").replace("]\n", "\n").replace("[9 2]}]", "[9 2]}");
+    assert_eq!(history, edn(&lines).unwrap());
+
+    assert_eq!(history.operations.len(), 4);
+    assert_eq!(history.events, 10);
+    let [write, read, unknown, failed] = &history.operations[..] else { panic!() };
+    assert_eq!((write.called, write.returned, write.outcome), (0, 3, Outcome::Ok));
+    assert_eq!((write.called_ns, write.returned_ns), (10, 12));
+    assert_eq!((&read.argument, &read.result), (&Value::Null, &Value::Int(1)));
+    assert_eq!((unknown.outcome, unknown.returned), (Outcome::Unknown, NEVER));
+    assert_eq!(unknown.argument, Value::List([1.into(), 2.into()].into()));
+    assert_eq!((failed.outcome, &failed.result), (Outcome::Fail, &Value::Null));
+    let [fault] = &history.faults[..] else { panic!() };
+    assert_eq!((fault.what.as_str(), fault.target.as_str(), fault.from, fault.until), ("partition", "n1", 2, 7));
+}
+
+#[test]
+fn faults_end_with_their_counterparts() {
+    let lines =
+        ["start", "start", "stop", "kill", "restart", "partition-halves", "heal", "pause", "resume", "bump-clock"];
+    let text: String = lines.iter().map(|f| format!("{{:process :nemesis :type :info :f :{f}}}\n")).collect();
+    let faults: Vec<_> = edn(&text).unwrap().faults.into_iter().map(|f| (f.what, f.from, f.until)).collect();
+    let expected =
+        [("fault", 0, 2), ("kill", 3, 4), ("partition-halves", 5, 6), ("pause", 7, 8), ("bump-clock", 9, NEVER)];
+    assert_eq!(faults, expected.map(|(what, from, until)| (what.to_owned(), from, until)));
+}
+
+#[test]
+fn independent_keys_are_taken_from_values() {
+    let text = "{:process 0 :type :invoke :f :read :value [7 nil]}\n{:process 0 :type :ok :f :read :value [7 3]}";
+    let history = parse(text.as_bytes(), Format::Edn { independent: true }).unwrap();
+    assert_eq!(history.keys, [Value::Int(7)]);
+    assert_eq!(history.operations[0].result, Value::Int(3));
+    let tagged = text.replace("[7", "#jepsen.independent.Tuple[7");
+    assert_eq!(edn(&tagged).unwrap(), history);
+    let record = "{:process 0 :type :invoke :f :read :value #jepsen.independent.Tuple{:key 7, :val nil}}
+        {:process 0 :type :ok :f :read :value #jepsen.independent.Tuple{:key 7 :val 3}}";
+    assert_eq!(edn(record).unwrap(), history);
+}
+
+#[test]
+fn a_reason_of_failure_is_kept() {
+    let text = r#"{"process":0,"type":"invoke","f":"acquire","key":"l"}
+{"process":0,"type":"fail","f":"acquire","key":"l","error":"Timed out"}
+{"process":0,"type":"invoke","f":"acquire","key":"l"}
+{"process":0,"type":"fail","f":"acquire","value":"timeout"}
+{"process":0,"type":"invoke","f":"acquire","key":"l"}
+{"process":0,"type":"fail","f":"acquire","value":null}"#;
+    let history = json(text).unwrap();
+    assert_eq!(history.operations.iter().map(Operation::timed_out).collect::<Vec<_>>(), [true, true, false]);
+    assert!(history.operations.iter().all(|operation| history.keys[operation.key as usize] == "l".into()));
+}
+
+#[test]
+fn values_of_all_kinds_are_read() {
+    let value = |text: &str| {
+        let line = format!(r#"{{"process":0,"type":"invoke","f":"put","value":{text}}}"#);
+        json(&line).map(|history| history.operations[0].argument.clone())
+    };
+    assert_eq!(value("-5").unwrap(), Value::Int(-5));
+    assert_eq!(value("true").unwrap(), Value::Bool(true));
+    assert_eq!(value(r#""a\"\u00e4\n""#).unwrap(), "a\"ä\n".into());
+    assert_eq!(value("[]").unwrap(), Value::List([].into()));
+    assert_eq!(value("[1, [null] ,\"x\"]").unwrap().to_string(), "[1 [nil] x]");
+    assert_eq!(value("{\"b\":1,\"a\":{}}").unwrap().to_string(), "[[a []] [b 1]]");
+    assert_eq!(value("1.5").unwrap(), "1.5".into());
+    assert_eq!(value("99999999999999999999").unwrap(), "99999999999999999999".into());
+    for bad in ["", "nope", "[1", "[1,]", "{\"a\"}", "{1:2}", "+5", "1 2", "\"x", "\"\\q\""] {
+        assert!(value(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_line() {
+    let ok = r#"{"process":0,"type":"invoke","f":"read"}"#;
+    for (line, reason) in [
+        (r#"{"process":0,"type":"invoke","f":"read"}"#, "process 0 calls read while its read is under way"),
+        (r#"{"process":1,"type":"ok","f":"read"}"#, "process 1 returns from read, which it did not call"),
+        (r#"{"process":0,"type":"ok","f":"write"}"#, "process 0 returns from write, but called read"),
+        (r#"{"process":0,"type":"ok","f":"read","key":"x"}"#, "process 0 called read with key nil, not x"),
+        (r#"{"process":1,"type":"maybe","f":"read"}"#, "the type is invoke, ok, fail or info, not \"maybe\""),
+        (r#"{"process":1,"type":"ok","f":"reed"}"#, "no operation is called \"reed\""),
+        (r#"{"process":1,"f":"read"}"#, "the event has no type"),
+        (r#"{"type":"ok","f":"read"}"#, "the event has no process"),
+        (r#"{"process":1,"type":"ok"}"#, "the event has no f"),
+        (r#"{"process":1,"type":"ok","f":"read","time":"noon"}"#, "the time is whole nanoseconds, not \"noon\""),
+        (r#"{"process":1"#, "expected a comma or the end of the object, found the end of the line"),
+        (r#"{"process":1} x"#, "expected one event a line, found 'x'"),
+        ("[]", "expected '{', found '['"),
+    ] {
+        let error = json(&format!("\n{ok}\n\n{line}\n")).unwrap_err();
+        assert_eq!((error.line, error.reason.as_str()), (4, reason), "{line}");
+    }
+    for (text, line, reason) in [
+        ("{:process 0 :type :ok :f :read}", 1, "process 0 returns from read, which it did not call"),
+        ("[{:process 0 :type :invoke\n :f :read}\n 5]", 3, "an event is a map"),
+        ("[{:process 0 :type :invoke :f :read}\n", 2, "the vector of events has no end"),
+        ("\n{:process 0 :type", 2, "expected '}', found the end"),
+        ("{:process 0 :type}", 1, "a map has a name without a value"),
+        ("[] 5", 1, "expected nothing after the vector of events"),
+        ("{:process 0 :type :invoke :f :reed}", 1, "no operation is called \"reed\""),
+    ] {
+        let error = edn(text).unwrap_err();
+        assert_eq!(error.line, line, "{text}: {error}");
+        assert!(error.reason.starts_with(reason), "{text}: {error}");
+    }
+    let deep = "[".repeat(100_000);
+    assert!(edn(&deep).is_err());
+    assert!(edn(&"#_".repeat(100_000)).is_err());
+    assert!(edn(&"^".repeat(100_000)).is_err());
+    assert!(edn(&"#_[".repeat(100_000)).is_err());
+    assert!(edn(&"#a ".repeat(100_000)).is_err());
+    assert!(json(&format!("{{\"value\":{deep}")).is_err());
+    assert!(json(&format!("{{\"x\":{deep}")).is_err());
+}
+
+#[test]
+fn lines_of_events_are_found_again() {
+    let history = json(REGISTER_JSON).unwrap();
+    let line = |position| line_of(REGISTER_JSON.as_bytes(), Format::Json, position);
+    assert_eq!(line(history.operations[3].called), Some(10));
+    assert_eq!(line(100), None);
+    let line = |position| line_of(REGISTER_EDN.as_bytes(), Format::Edn { independent: false }, position);
+    assert_eq!(line(history.operations[3].called), Some(11));
+}
+
+/// Longer than a chunk: what is read in parallel is put together right.
+#[test]
+fn chunks_meet_without_a_seam() {
+    let operations = 150_000;
+    let mut text = String::new();
+    for at in 0..operations {
+        let process = at % 7;
+        text += &format!(
+            "{{\"process\":{process},\"type\":\"invoke\",\"f\":\"put\",\"key\":\"k{}\",\"value\":\"v{at}\"}}\n",
+            at % 3
+        );
+        text += &format!("{{\"process\":{process},\"type\":\"ok\",\"f\":\"put\",\"key\":\"k{}\"}}\n", at % 3);
+    }
+    assert!(text.len() > 3 * (4 << 20));
+    let history = json(&text).unwrap();
+    assert_eq!(history.operations.len(), operations);
+    assert_eq!((history.processes.len(), history.keys.len()), (7, 3));
+    for (at, operation) in history.operations.iter().enumerate() {
+        assert_eq!(operation.argument, format!("v{at}").as_str().into());
+        assert_eq!((operation.called, operation.returned), (2 * at as u32, 2 * at as u32 + 1));
+    }
+    let error = json(&(text + "?")).unwrap_err();
+    assert_eq!(error.line, 2 * operations as u32 + 1);
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        any::<String>().prop_map(|text| Value::Text(text.into())),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        proptest::collection::vec(inner, 0..4).prop_map(|values| Value::List(values.into()))
+    })
+}
+
+fn to_json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::Int(value) => (*value).into(),
+        Value::Text(value) => (**value).into(),
+        Value::List(values) => values.iter().map(to_json).collect(),
+    }
+}
+
+fn to_edn(value: &Value) -> String {
+    match value {
+        Value::Null => "nil".into(),
+        Value::Text(text) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+        Value::List(values) => format!("[{}]", values.iter().map(to_edn).collect::<Vec<_>>().join(" ")),
+        other => other.to_string(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(values in proptest::collection::vec(value(), 1..8)) {
+        let mut lines = String::new();
+        let mut maps = String::new();
+        for (process, value) in values.iter().enumerate() {
+            lines += &serde_json::json!({"process": process, "type": "invoke", "f": "put", "value": to_json(value)}).to_string();
+            lines += "\n";
+            maps += &format!("{{:process {process} :type :invoke :f :put :value {}}}\n", to_edn(value));
+        }
+        let history = json(&lines).unwrap();
+        let read: Vec<_> = history.operations.iter().map(|operation| operation.argument.clone()).collect();
+        prop_assert_eq!(&read, &values);
+        prop_assert_eq!(edn(&maps).unwrap(), history);
+    }
+
+    #[test]
+    fn nothing_makes_it_panic(mut bytes in Just(REGISTER_JSON.as_bytes().to_vec()), edits in proptest::collection::vec((any::<usize>(), any::<u8>(), any::<bool>()), 1..6)) {
+        for (at, byte, cut) in edits {
+            let at = at % bytes.len();
+            if cut { bytes.truncate(at.max(1)); } else { bytes[at] = byte; }
+        }
+        let _ = parse(&bytes, Format::Json);
+        let _ = parse(&bytes, Format::Edn { independent: true });
+    }
+
+    #[test]
+    fn nothing_makes_edn_panic(mut bytes in Just(REGISTER_EDN.as_bytes().to_vec()), edits in proptest::collection::vec((any::<usize>(), any::<u8>(), any::<bool>()), 1..6)) {
+        for (at, byte, cut) in edits {
+            let at = at % bytes.len();
+            if cut { bytes.truncate(at.max(1)); } else { bytes[at] = byte; }
+        }
+        let _ = parse(&bytes, Format::Edn { independent: false });
+    }
+}

@@ -11,6 +11,7 @@
 pub mod brute;
 pub mod check;
 pub mod history;
+pub mod locks;
 pub mod model;
 pub mod report;
 pub mod search;

@@ -6,16 +6,22 @@
 
 mod cas_register;
 mod counter;
+mod directory;
 mod fifo_queue;
 mod kv;
 mod kv_revision;
 mod list_append;
-mod mutex;
 mod register;
+mod session;
 
 use std::{fmt, hash::Hash};
 
-use crate::{Function, History, Operation, Outcome, Value, Verdict, check::Part, search::Budget};
+use crate::{
+    Function, History, Operation, Outcome, Value, Verdict,
+    check::Part,
+    locks::{Rules, spec::Lock},
+    search::Budget,
+};
 
 /// A model, by name and parameters.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,18 +165,18 @@ impl Model {
             Self::Kv => visit.visit(&kv::Kv),
             Self::KvRevision => visit.visit(&kv_revision::KvRevision),
             Self::ListAppend => visit.visit(&list_append::ListAppend),
-            Self::Mutex => visit.visit(&mutex::Mutex),
+            Self::Mutex => visit.visit(&Lock { rules: Rules::MUTEX }),
+            Self::OwnerMutex => visit.visit(&Lock { rules: Rules::OWNER_MUTEX }),
+            Self::ReentrantMutex => visit.visit(&Lock { rules: Rules::REENTRANT_MUTEX }),
+            Self::FencedMutex => visit.visit(&Lock { rules: Rules::FENCED_MUTEX }),
+            Self::Semaphore(permits) => visit.visit(&Lock { rules: Rules::semaphore(*permits) }),
+            Self::FencedSemaphore(permits) => visit.visit(&Lock { rules: Rules::fenced_semaphore(*permits) }),
+            Self::RwLock => visit.visit(&Lock { rules: Rules::RWLOCK }),
+            Self::Election => visit.visit(&Lock { rules: Rules::ELECTION }),
             Self::FifoQueue => visit.visit(&fifo_queue::FifoQueue),
             Self::Counter => visit.visit(&counter::Counter),
-            Self::OwnerMutex
-            | Self::ReentrantMutex
-            | Self::FencedMutex
-            | Self::Semaphore(_)
-            | Self::FencedSemaphore(_)
-            | Self::RwLock
-            | Self::Election
-            | Self::SequentialDirectory
-            | Self::Session => todo!("the models of locks"),
+            Self::SequentialDirectory => visit.visit(&directory::Directory),
+            Self::Session => visit.visit(&session::Session),
         }
     }
 

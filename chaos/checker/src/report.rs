@@ -1,1 +1,0 @@
-//! A history as a page to look at.

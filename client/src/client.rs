@@ -13,8 +13,9 @@ use crate::{
     ListRequest, PutRequest, QueuesRequest, Result, Session, SessionOptions, TxnBuilder, WatchRequest,
     config::MESSAGE_BYTES_MAX,
     endpoints::{Endpoints, describe, never_sent},
+    env::Env,
     requests::Via,
-    session::{Begin, Handle},
+    session::Network,
 };
 
 /// A cluster. Cheap to clone; connections are shared among clones and among all sessions.
@@ -28,6 +29,8 @@ pub struct Client {
 
 pub(crate) struct ClientInner {
     pub(crate) endpoints: Arc<Endpoints>,
+    /// What sessions need.
+    env: Arc<dyn Env>,
 }
 
 /// Waits between tries of a call without a session.
@@ -179,7 +182,8 @@ impl Client {
     /// [`crate::ErrorKind::Config`].
     pub fn new(config: impl IntoConfig) -> Result<Self> {
         let endpoints = Arc::new(Endpoints::new(config.into_config()?));
-        Ok(Self { inner: Arc::new(ClientInner { endpoints }) })
+        let env = Arc::new(Network(endpoints.clone()));
+        Ok(Self { inner: Arc::new(ClientInner { endpoints, env }) })
     }
 
     /// Opens a session.
@@ -188,17 +192,10 @@ impl Client {
     /// [`crate::ErrorKind::Unavailable`] if no server answers within the request timeout, [`crate::ErrorKind::Limit`]
     /// or [`crate::ErrorKind::InvalidArgument`] for what the servers do not allow.
     pub async fn session(&self, options: SessionOptions) -> Result<Session> {
-        let ttl_ms = u64::try_from(options.ttl.as_millis()).unwrap_or(u64::MAX);
-        if ttl_ms == 0 {
-            let message = format!("a session's TTL is {:?}, it must be whole milliseconds", options.ttl);
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        let name = options.name.unwrap_or_else(default_name);
         let mut secret = [0; 16];
         getrandom::fill(&mut secret)
             .map_err(|error| Error::new(ErrorKind::Internal, format!("the system has no randomness: {error}")))?;
-        let handle = Handle::start(&self.inner.endpoints, Begin::Open { name, ttl_ms }, secret).await?;
-        Ok(Session { handle })
+        Session::open(self.inner.env.clone(), &self.inner.endpoints.config, options, secret).await
     }
 
     /// Goes on with a session that another process (or an earlier run of this one) opened, and that nobody uses any
@@ -207,10 +204,7 @@ impl Client {
     /// # Errors
     /// [`crate::ErrorKind::SessionLost`] if it has ended.
     pub async fn resume(&self, credentials: Credentials) -> Result<Session> {
-        let ttl_ms = u64::try_from(credentials.ttl.as_millis()).unwrap_or(u64::MAX);
-        let begin = Begin::Resume { session: credentials.id.0, ttl_ms };
-        let handle = Handle::start(&self.inner.endpoints, begin, credentials.secret).await?;
-        Ok(Session { handle })
+        Session::resume(self.inner.env.clone(), &self.inner.endpoints.config, credentials).await
     }
 
     /// What operators ask.
@@ -273,11 +267,4 @@ impl Client {
     pub fn queues(&self, prefix: impl Into<String>) -> QueuesRequest {
         QueuesRequest::new(self.via(), prefix.into())
     }
-}
-
-/// `host/pid`.
-fn default_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
-    format!("{host}/{}", std::process::id())
 }

@@ -13,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{CheckedConfig, Config, Error, ErrorKind};
+use crate::{CheckedConfig, Config, Error, env::unavailable};
 
 /// Receive windows. One reader task empties each stream at once, so these only bound what is on its way.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -114,16 +114,7 @@ impl Endpoints {
 
     /// No server answered; what each said.
     pub(crate) fn unavailable(&self, said: &[Option<String>]) -> Error {
-        let each: Vec<_> = self
-            .slots
-            .iter()
-            .zip(said)
-            .map(|(slot, said)| {
-                let said = said.as_deref().unwrap_or("not tried");
-                if said.starts_with(&slot.name) { said.to_owned() } else { format!("{}: {said}", slot.name) }
-            })
-            .collect();
-        Error::new(ErrorKind::Unavailable, format!("no server answered: {}", each.join("; "))).with_retry()
+        unavailable(&self.names(), said)
     }
 
     /// The endpoint of the leader, as the server at `ask` knows it.
@@ -137,7 +128,7 @@ impl Endpoints {
     }
 }
 
-fn random() -> usize {
+pub(crate) fn random() -> usize {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the system has randomness");
     usize::from_ne_bytes(bytes) >> 1

@@ -50,11 +50,15 @@ mod client;
 mod clock;
 mod config;
 mod endpoints;
+mod env;
 mod error;
 pub mod fence;
 mod model;
 mod recipes;
 mod requests;
+#[cfg(feature = "sans-io")]
+#[doc(hidden)]
+pub mod sans_io;
 mod session;
 mod txn;
 mod watch;

@@ -170,6 +170,7 @@ impl Guard {
                     return lost;
                 }
                 tokio::select! {
+                    biased;
                     () = told => {}
                     _ = state.changed() => {}
                 }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Effect, Error, ErrorKind, Guard, Result,
+    env::timeout,
     session::{Handle, call_body, gone},
 };
 
@@ -125,9 +126,9 @@ impl Line {
     /// As `work`, within the time to wait.
     pub(crate) async fn within(&self, work: impl Future<Output = Result<Guard>>) -> Result<Guard> {
         match self.wait {
-            Some(wait) => match tokio::time::timeout(wait, work).await {
-                Ok(result) => result,
-                Err(_) => Err(self.not_acquired(&format!("not within {wait:?}"))),
+            Some(wait) => match timeout(&**self.session.shared.env(), wait, work).await {
+                Some(result) => result,
+                None => Err(self.not_acquired(&format!("not within {wait:?}"))),
             },
             None => work.await,
         }

@@ -14,20 +14,17 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use conclave_proto::v1;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tonic::{Request, Status, Streaming, codegen::http::uri::PathAndQuery, transport::Channel};
 
 use super::{
     LostReason, SessionState,
     core::{Advice, Core},
-    wire::FrameCodec,
 };
 use crate::{
     BootTime, Result,
-    config::MESSAGE_BYTES_MAX,
-    endpoints::{Endpoints, describe},
+    env::{Boxed, Env, Incoming, Opening},
 };
 
 /// Timers look at the clock at least this often: they do not count suspend by themselves.
@@ -47,8 +44,9 @@ const ROUND_MAX: Duration = Duration::from_secs(1);
 /// The deadline of a session that has none yet.
 const NO_DEADLINE: u64 = u64::MAX;
 
-/// A core, and who is to be told of what it does.
+/// A core, what it needs from outside, and who is to be told of what it does.
 pub(crate) struct Shared {
+    env: Arc<dyn Env>,
     core: Mutex<Core>,
     state: watch::Sender<SessionState>,
     /// In milliseconds of boot time, so that a guard looks at it without a lock; 0 once lost.
@@ -59,8 +57,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: Core, endpoints: usize) -> Self {
+    pub(crate) fn new(core: Core, env: Arc<dyn Env>) -> Self {
+        let endpoints = env.endpoints().len();
         Self {
+            env,
             core: Mutex::new(core),
             state: watch::Sender::new(SessionState::Connected),
             deadline: AtomicU64::new(NO_DEADLINE),
@@ -69,9 +69,13 @@ impl Shared {
         }
     }
 
+    pub(crate) fn env(&self) -> &Arc<dyn Env> {
+        &self.env
+    }
+
     /// The one way to the core: looks at the clock, does `work`, and hands over what came of it after unlocking.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Core, BootTime) -> T) -> T {
-        let now = BootTime::now();
+        let now = self.env.now();
         let mut core = self.core.lock();
         let _ = core.check(now);
         let out = work(&mut core, now);
@@ -101,7 +105,7 @@ impl Shared {
 
     /// Alive at this moment, by the clock and by what servers said?
     pub(crate) fn check(&self) -> Result<(), LostReason> {
-        if BootTime::now() < self.deadline() {
+        if self.env.now() < self.deadline() {
             return Ok(());
         }
         self.with(|core, now| core.alive(now))
@@ -121,8 +125,8 @@ impl Shared {
     }
 }
 
-/// What a session sends on one stream.
-struct Outgoing {
+/// What a session sends on one stream: encoded `ClientFrame`s.
+pub struct Outgoing {
     shared: Arc<Shared>,
     stream: u64,
 }
@@ -139,10 +143,10 @@ impl Stream for Outgoing {
     }
 }
 
-/// Resolves at `moment`, or a little later; never before.
-async fn sleep_until(moment: Option<BootTime>) {
+/// Resolves at `moment`, or a little later or, for a look at the clock, before.
+async fn sleep_until(env: &dyn Env, moment: Option<BootTime>) {
     match moment {
-        Some(moment) => tokio::time::sleep(moment.remaining().min(SUSPEND_NOTICE)).await,
+        Some(moment) => env.sleep(moment.since(env.now()).min(SUSPEND_NOTICE)).await,
         None => pending().await,
     }
 }
@@ -177,35 +181,37 @@ impl Drop for Ending {
 }
 
 /// Runs a session until it is over.
-pub(crate) async fn drive(shared: Arc<Shared>, endpoints: Arc<Endpoints>) {
+pub(crate) async fn drive(shared: Arc<Shared>) {
     let _ending = Ending(shared.clone());
-    let mut at = endpoints.first().await;
+    let env = shared.env.clone();
+    let names = env.endpoints();
+    let mut at = env.first().await;
     let mut failed = 0;
     let mut backoff = None;
     loop {
-        let (generation, channel) = endpoints.channel(at);
-        let over = run_stream(&shared, channel).await;
+        let (connection, over) = run_stream(&shared, at).await;
         shared.with(|core, _| core.disconnect());
         let (why, welcomed, stuck) = match over {
             Over::Session => return,
             Over::Stream { why, welcomed, stuck } => (why, welcomed, stuck),
         };
-        tracing::debug!(endpoint = endpoints.name(at), %why, "session stream is over");
+        tracing::debug!(endpoint = names[at], %why, "session stream is over");
         shared.failures.lock()[at] = Some(why);
         if stuck {
-            endpoints.discard(at, generation);
+            env.discard(at, connection);
         }
         if welcomed {
             failed = 0;
             backoff = None;
         }
         failed += 1;
-        if failed % endpoints.len() == 0 {
+        if failed % names.len() == 0 {
             let rounds = backoff.get_or_insert_with(|| {
                 ExponentialBuilder::new()
                     .with_min_delay(ROUND_MIN)
                     .with_max_delay(ROUND_MAX)
                     .with_jitter()
+                    .with_jitter_seed(env.random())
                     .without_max_times()
                     .build()
             });
@@ -214,7 +220,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, endpoints: Arc<Endpoints>) {
                 return;
             }
         }
-        at = endpoints.after(at).await;
+        at = env.after(at).await;
         if shared.with(|core, _| core.is_over()) {
             return;
         }
@@ -223,12 +229,14 @@ pub(crate) async fn drive(shared: Arc<Shared>, endpoints: Arc<Endpoints>) {
 
 /// Waits; false if the session is over.
 async fn pause(shared: &Shared, wait: Duration) -> bool {
-    let mut sleep = pin!(tokio::time::sleep(wait));
+    let env = &*shared.env;
+    let mut sleep = env.sleep(wait);
     loop {
         let timer = shared.with(|core, now| core.next_timer(now));
         tokio::select! {
+            biased;
             () = &mut sleep => return true,
-            () = sleep_until(timer) => {}
+            () = sleep_until(env, timer) => {}
             () = shared.driver.notified() => {}
         }
         if shared.with(|core, _| core.is_over()) {
@@ -237,49 +245,50 @@ async fn pause(shared: &Shared, wait: Duration) -> bool {
     }
 }
 
-async fn open_stream(shared: Arc<Shared>, stream: u64, channel: Channel) -> Result<Streaming<v1::ServerFrame>, Status> {
-    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
-    let path = PathAndQuery::from_static("/conclave.v1.Sessions/Stream");
-    Ok(grpc.streaming(Request::new(Outgoing { shared, stream }), path, FrameCodec).await?.into_inner())
-}
-
-async fn next_frame(incoming: &mut Option<Streaming<v1::ServerFrame>>) -> Result<Option<v1::ServerFrame>, Status> {
+async fn next_frame(incoming: &mut Option<Incoming>) -> Option<Result<v1::ServerFrame, String>> {
     match incoming {
-        Some(incoming) => incoming.message().await,
+        Some(incoming) => incoming.next().await,
         None => pending().await,
     }
 }
 
-async fn run_stream(shared: &Arc<Shared>, channel: Channel) -> Over {
-    let (stream, confirmed, ttl_ms) = shared.with(|core, _| (core.connect(), core.deadline().is_some(), core.ttl_ms()));
+/// Runs one stream to an endpoint until it is over; and which connection it was on.
+async fn run_stream(shared: &Arc<Shared>, at: usize) -> (usize, Over) {
+    let stream = shared.with(|core, _| core.connect());
+    let Opening { connection, incoming } = shared.env.open(at, Outgoing { shared: shared.clone(), stream });
+    (connection, converse(shared, stream, incoming).await)
+}
+
+async fn converse(shared: &Arc<Shared>, stream: u64, opening: Boxed<Result<Incoming, String>>) -> Over {
+    let env = &*shared.env;
+    let (confirmed, ttl_ms) = shared.with(|core, _| (core.deadline().is_some(), core.ttl_ms()));
     let patience = if confirmed {
         (ttl_ms / 3).clamp(RESUME_MIN_MS, RESUME_MAX_MS)
     } else {
         ttl_ms.clamp(OPEN_MIN_MS, OPEN_MAX_MS)
     };
-    let mut welcome_by = Some(BootTime::now().plus_ms(patience));
+    let mut welcome_by = Some(env.now().plus_ms(patience));
     let mut welcomed = false;
     let mut farewell: Option<BootTime> = None;
 
-    let mut opening = pin!(open_stream(shared.clone(), stream, channel));
-    let mut incoming: Option<Streaming<v1::ServerFrame>> = None;
+    let mut opening = opening;
+    let mut incoming: Option<Incoming> = None;
     // Re-armed only when the moment changes: most frames change none.
     let mut target: Option<BootTime> = None;
-    let mut timer = pin!(sleep_until(None));
+    let mut timer = pin!(sleep_until(env, None));
     let mut core_timer = shared.with(|core, now| core.next_timer(now));
     loop {
         let next = [core_timer, welcome_by, farewell].into_iter().flatten().min();
         if next != target {
             target = next;
-            timer.set(sleep_until(next));
+            timer.set(sleep_until(env, next));
         }
         let lost = |why: String, stuck| Over::Stream { why, welcomed, stuck };
         let waiting = incoming.is_none();
         let (advice, view) = tokio::select! {
             biased;
             message = next_frame(&mut incoming) => match message {
-                Ok(Some(frame)) => shared.with(|core, now| {
+                Some(Ok(frame)) => shared.with(|core, now| {
                     let advice = core.on_frame(stream, now, frame);
                     if core.is_up() {
                         welcomed = true;
@@ -287,23 +296,23 @@ async fn run_stream(shared: &Arc<Shared>, channel: Channel) -> Over {
                     }
                     (advice, View::of(core, now))
                 }),
-                Ok(None) => return lost("the server closed the stream".to_owned(), false),
-                Err(status) => return lost(describe(&status), false),
+                None => return lost("the server closed the stream".to_owned(), false),
+                Some(Err(why)) => return lost(why, false),
             },
             opened = &mut opening, if waiting => match opened {
                 Ok(stream) => {
                     incoming = Some(stream);
                     continue;
                 }
-                Err(status) => return lost(describe(&status), false),
+                Err(why) => return lost(why, false),
             },
             () = &mut timer => {
                 target = None;
                 let (advice, view) = shared.with(|core, now| (core.on_time(now), View::of(core, now)));
-                if welcome_by.is_some_and(BootTime::has_passed) {
+                if welcome_by.is_some_and(|by| env.now() >= by) {
                     return lost(format!("no welcome within {patience} ms"), true);
                 }
-                if farewell.is_some_and(BootTime::has_passed) {
+                if farewell.is_some_and(|by| env.now() >= by) {
                     return Over::Session;
                 }
                 if advice == Advice::Move {
@@ -323,7 +332,7 @@ async fn run_stream(shared: &Arc<Shared>, channel: Channel) -> Over {
             if !view.up {
                 return Over::Session;
             }
-            farewell.get_or_insert_with(|| BootTime::now().plus_ms(FAREWELL_MS));
+            farewell.get_or_insert_with(|| env.now().plus_ms(FAREWELL_MS));
         }
     }
 }

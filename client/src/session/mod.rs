@@ -8,16 +8,17 @@ use tokio::sync::{oneshot, watch};
 
 mod core;
 mod driver;
+mod network;
 mod wire;
 
-pub(crate) use self::{
-    core::{Begin, Core, Polled},
-    driver::Shared,
-    wire::call_body,
-};
+use self::core::{Begin, Core};
+pub use self::driver::Outgoing;
+pub(crate) use self::{core::Polled, driver::Shared, network::Network, wire::call_body};
 use crate::{
-    BootTime, CreateRequest, DeleteRequest, Election, Error, GetRequest, HistoryRequest, ListRequest, LockRequest,
-    PutRequest, QueuesRequest, Result, SemaphoreRequest, TxnBuilder, WatchRequest, endpoints::Endpoints, requests::Via,
+    BootTime, Config, CreateRequest, DeleteRequest, Election, Error, ErrorKind, GetRequest, HistoryRequest,
+    ListRequest, LockRequest, PutRequest, QueuesRequest, Result, SemaphoreRequest, TxnBuilder, WatchRequest,
+    env::{Env, timeout, unavailable},
+    requests::Via,
 };
 
 /// TTL of a session that does not say otherwise.
@@ -134,16 +135,15 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// Starts a session, and returns once a server has confirmed it.
-    pub(crate) async fn start(endpoints: &Arc<Endpoints>, begin: Begin, secret: [u8; 16]) -> Result<Arc<Self>> {
+    async fn start(env: Arc<dyn Env>, config: &Config, begin: Begin, secret: [u8; 16]) -> Result<Arc<Self>> {
         let (waiter, opened) = oneshot::channel();
-        let config = &endpoints.config;
         let core = Core::new(begin, secret, config.watch_buffer_bytes, config.calls_max, waiter);
-        let handle = Arc::new(Self { shared: Arc::new(Shared::new(core, endpoints.len())) });
-        tokio::spawn(driver::drive(handle.shared.clone(), endpoints.clone()));
-        match tokio::time::timeout(config.request_timeout, opened).await {
-            Ok(Ok(result)) => result.map(|()| handle),
-            Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(endpoints.unavailable(&handle.shared.failures())),
+        let handle = Arc::new(Self { shared: Arc::new(Shared::new(core, env.clone())) });
+        env.spawn(Box::pin(driver::drive(handle.shared.clone())));
+        match timeout(&*env, config.request_timeout, opened).await {
+            Some(Ok(result)) => result.map(|()| handle),
+            Some(Err(_)) => Err(gone()),
+            None => Err(unavailable(&env.endpoints(), &handle.shared.failures())),
         }
     }
 
@@ -182,6 +182,31 @@ pub struct Session {
 }
 
 impl Session {
+    /// Opens a session; see [`crate::Client::session`].
+    pub(crate) async fn open(
+        env: Arc<dyn Env>,
+        config: &Config,
+        options: SessionOptions,
+        secret: [u8; 16],
+    ) -> Result<Self> {
+        let ttl_ms = u64::try_from(options.ttl.as_millis()).unwrap_or(u64::MAX);
+        if ttl_ms == 0 {
+            let message = format!("a session's TTL is {:?}, it must be whole milliseconds", options.ttl);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let name = options.name.unwrap_or_else(default_name);
+        let handle = Handle::start(env, config, Begin::Open { name, ttl_ms }, secret).await?;
+        Ok(Self { handle })
+    }
+
+    /// Goes on with a session; see [`crate::Client::resume`].
+    pub(crate) async fn resume(env: Arc<dyn Env>, config: &Config, credentials: Credentials) -> Result<Self> {
+        let ttl_ms = u64::try_from(credentials.ttl.as_millis()).unwrap_or(u64::MAX);
+        let begin = Begin::Resume { session: credentials.id.0, ttl_ms };
+        let handle = Handle::start(env, config, begin, credentials.secret).await?;
+        Ok(Self { handle })
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> SessionId {
@@ -324,4 +349,11 @@ impl Session {
     pub fn election(&self, path: impl Into<String>) -> Election {
         Election::new(self.handle.clone(), path.into())
     }
+}
+
+/// `host/pid`.
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    format!("{host}/{}", std::process::id())
 }

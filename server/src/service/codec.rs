@@ -108,11 +108,9 @@ pub struct FrameEncoder {
     items: VecDeque<Item>,
 }
 
-impl Encoder for FrameEncoder {
-    type Item = Arc<Outbox>;
-    type Error = Status;
-
-    fn encode(&mut self, outbox: Arc<Outbox>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+impl FrameEncoder {
+    /// Writes what the outbox has.
+    pub fn write(&mut self, outbox: &Outbox, to: &mut impl BufMut) {
         outbox.take(&mut self.items);
         for item in self.items.drain(..) {
             put_item(&item, to);
@@ -120,6 +118,15 @@ impl Encoder for FrameEncoder {
         if self.items.capacity() > ITEMS_KEPT {
             self.items = VecDeque::new();
         }
+    }
+}
+
+impl Encoder for FrameEncoder {
+    type Item = Arc<Outbox>;
+    type Error = Status;
+
+    fn encode(&mut self, outbox: Arc<Outbox>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        self.write(&outbox, to);
         Ok(())
     }
 

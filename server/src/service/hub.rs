@@ -57,7 +57,8 @@ pub struct Hub {
 
 #[derive(Debug)]
 struct Inner {
-    streams: HashMap<StreamId, Stream>,
+    /// Ordered, as whoever looks at all of them must do so in the same order each time.
+    streams: BTreeMap<StreamId, Stream>,
     last_stream: u64,
     sessions: HashMap<SessionId, StreamId>,
     watches: Slab<Watch>,
@@ -76,7 +77,7 @@ struct Stream {
     outbox: Arc<Outbox>,
     session: Option<SessionId>,
     /// By the client's names.
-    watches: HashMap<u64, Ref>,
+    watches: BTreeMap<u64, Ref>,
     /// Watches that are behind.
     behind: usize,
     /// The outbox holds replies from here on.
@@ -172,7 +173,7 @@ impl Hub {
     #[must_use]
     pub fn new(watches_per_stream_max: usize) -> Arc<Self> {
         let inner = Inner {
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             last_stream: 0,
             sessions: HashMap::new(),
             watches: Slab::default(),
@@ -197,7 +198,7 @@ impl Hub {
         let mut inner = self.inner.lock();
         inner.last_stream += 1;
         let id = StreamId(inner.last_stream);
-        let stream = Stream { outbox, session: None, watches: HashMap::new(), behind: 0, hold: None };
+        let stream = Stream { outbox, session: None, watches: BTreeMap::new(), behind: 0, hold: None };
         inner.streams.insert(id, stream);
         id
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub mod codec;
+pub mod consensus;
 pub mod door;
 pub mod hub;
 #[cfg(test)]
@@ -11,7 +12,7 @@ mod index;
 pub mod outbox;
 pub mod queue;
 pub mod read;
-mod session;
+pub mod session;
 pub(crate) mod store;
 mod streams;
 pub mod wire;
@@ -31,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::streams::SessionsServer;
 use self::{
+    consensus::{Clock, Consensus, Time},
     hub::{Hub, StreamId},
     outbox::SlotId,
     wire::Bounds,
@@ -42,9 +44,11 @@ use crate::{
 };
 
 /// What all of a server's services share.
-pub struct Service {
+pub struct Service<C = Handle> {
     /// Consensus and state.
-    pub handle: Handle,
+    pub handle: C,
+    /// What waits are measured by.
+    pub time: Arc<dyn Time>,
     /// Watches.
     pub hub: Arc<Hub>,
     /// This server.
@@ -63,14 +67,27 @@ pub struct Service {
     pub counters: Counters,
 }
 
-impl Service {
+impl<C: Consensus> Service<C> {
     /// See the fields.
     #[must_use]
-    pub fn new(handle: Handle, hub: Arc<Hub>, id: ServerId, cluster: String, limits: config::Limits) -> Arc<Self> {
+    pub fn new(handle: C, hub: Arc<Hub>, id: ServerId, cluster: String, limits: config::Limits) -> Arc<Self> {
+        Self::timed(handle, Arc::new(Clock::default()), hub, id, cluster, limits)
+    }
+
+    /// With a time of the caller's own.
+    #[must_use]
+    pub fn timed(
+        handle: C,
+        time: Arc<dyn Time>,
+        hub: Arc<Hub>,
+        id: ServerId,
+        cluster: String,
+        limits: config::Limits,
+    ) -> Arc<Self> {
         let requests = Semaphore::new(limits.requests_in_flight_max);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let counters = Counters::default();
-        Arc::new(Self { handle, hub, id, cluster, limits, requests, stop, tasks, counters })
+        Arc::new(Self { handle, time, hub, id, cluster, limits, requests, stop, tasks, counters })
     }
 
     fn bounds(&self) -> Bounds {
@@ -103,7 +120,8 @@ impl Service {
     async fn wait_for_leader(&self, within: Duration) {
         let mut status = self.handle.status();
         if status.borrow().leader.0 == 0 {
-            let _ = tokio::time::timeout(within, status.wait_for(|status| status.leader.0 != 0)).await;
+            let known = status.wait_for(|status| status.leader.0 != 0);
+            let _ = consensus::timeout(&*self.time, within, known).await;
         }
     }
 

@@ -173,7 +173,8 @@ impl<T> Queues<T> {
             .collect();
         gone.sort_unstable();
         let mut fired: Vec<_> = gone.into_iter().filter_map(|key| self.cancel(key)).map(Fired::Gone).collect();
-        let parents: Vec<NodePath> = self.parents.keys().cloned().collect();
+        let mut parents: Vec<NodePath> = self.parents.keys().cloned().collect();
+        parents.sort_unstable();
         for above in parents {
             self.advance(machine, above.as_str(), &mut fired);
         }

@@ -6,17 +6,25 @@
 //! * Keep-alives that come while one is under way share the next round; they are acknowledged only when the leader,
 //!   with its quorum, has renewed the session after receiving them.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use conclave_proto::v1::{client_item::Item, server_item::Item as Wire, session_ended::Reason};
 use conclave_proto::{RequestNumber, Revision, SessionId, v1};
 use conclave_state::{By, Command, EndReason, Outcome, Refusal};
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{sync::oneshot, time::Instant};
-use tonic::{Status, Streaming};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::oneshot;
+use tonic::Status;
 
 use super::{
     Service,
+    consensus::{Consensus, timeout},
     hub::{CatchUp, StreamId},
     outbox::{Outbox, ReadJob, SlotId},
     read, wire,
@@ -48,8 +56,8 @@ enum Done {
     Closed(Result<(), ProposeError>),
 }
 
-struct Session {
-    service: Arc<Service>,
+struct Session<C> {
+    service: Arc<Service<C>>,
     outbox: Arc<Outbox>,
     stream: StreamId,
     id: SessionId,
@@ -58,14 +66,28 @@ struct Session {
     keep_alives: VecDeque<u64>,
     renewing: bool,
     closing: bool,
+    /// Who is looked at first; see [`Session::next`].
+    turn: usize,
 }
 
-/// Serves one stream until it ends.
-pub(super) async fn serve(service: Arc<Service>, outbox: Arc<Outbox>, mut inbound: Streaming<v1::ClientFrame>) {
+/// What a stream's task has to do.
+enum Next<F> {
+    Attention,
+    Done(Done),
+    Frame(Option<F>),
+}
+
+/// Serves one stream until it ends. What the client is told is in `outbox`.
+pub async fn serve<C, I>(service: Arc<Service<C>>, outbox: Arc<Outbox>, mut inbound: I)
+where
+    C: Consensus,
+    I: Stream<Item = Result<v1::ClientFrame, Status>> + Unpin,
+{
     service.counters.streams.inc();
     let stream = service.hub.attach(outbox.clone());
     let stop = service.stop.clone();
     let ended = tokio::select! {
+        biased;
         ended = converse(&service, &outbox, stream, &mut inbound) => ended,
         () = stop.cancelled() => Err(End(Reason::GoingAway, "the server is stopping".into())),
     };
@@ -79,16 +101,16 @@ pub(super) async fn serve(service: Arc<Service>, outbox: Arc<Outbox>, mut inboun
 }
 
 /// `Ok` when there is nothing to say: the client went, or was told already.
-async fn converse(
-    service: &Arc<Service>,
+async fn converse<C: Consensus>(
+    service: &Arc<Service<C>>,
     outbox: &Arc<Outbox>,
     stream: StreamId,
-    inbound: &mut Streaming<v1::ClientFrame>,
+    inbound: &mut (impl Stream<Item = Result<v1::ClientFrame, Status>> + Unpin),
 ) -> Result<(), End> {
-    let first = tokio::time::timeout(HELLO_WITHIN, inbound.message())
+    let first = timeout(&*service.time, HELLO_WITHIN, inbound.next())
         .await
-        .map_err(|_| protocol(format!("no Hello within {} s", HELLO_WITHIN.as_secs())))?;
-    let Some(frame) = first.map_err(|status| broken(&status))? else { return Ok(()) };
+        .ok_or_else(|| protocol(format!("no Hello within {} s", HELLO_WITHIN.as_secs())))?;
+    let Some(frame) = first.transpose().map_err(|status| broken(&status))? else { return Ok(()) };
     let mut items = frame.items.into_iter();
     let Some(Item::Hello(hello)) = items.next().and_then(|item| item.item) else {
         return Err(protocol("the first item of a stream must be Hello"));
@@ -108,24 +130,22 @@ async fn converse(
         keep_alives: VecDeque::new(),
         renewing: false,
         closing: false,
+        turn: 0,
     };
     session.receive(items.collect())?;
     loop {
-        // In no fixed order: neither requests nor watches that catch up starve the other.
-        tokio::select! {
-            () = outbox.attention.notified() => {
+        match session.next(Some(inbound)).await {
+            Next::Attention => {
                 if outbox.is_gone() || outbox.is_ended() {
                     return Ok(());
                 }
                 session.attend();
             }
-            Some(done) = session.work.next(), if !session.work.is_empty() => session.done(done),
-            frame = inbound.message() => match frame {
-                Ok(Some(frame)) => session.receive(frame.items)?,
-                // The client sends no more; what it was promised still goes out while it listens.
-                Ok(None) => return session.finish().await,
-                Err(status) => return Err(broken(&status)),
-            },
+            Next::Done(done) => session.done(done),
+            Next::Frame(Some(Ok(frame))) => session.receive(frame.items)?,
+            Next::Frame(Some(Err(status))) => return Err(broken(&status)),
+            // The client sends no more; what it was promised still goes out while it listens.
+            Next::Frame(None) => return session.finish().await,
         }
     }
 }
@@ -143,7 +163,7 @@ fn away(message: impl std::fmt::Display) -> End {
     End(Reason::GoingAway, message.to_string())
 }
 
-fn welcome(service: &Service, machine: &conclave_state::Machine, session: &conclave_state::Session) -> Wire {
+fn welcome<C>(service: &Service<C>, machine: &conclave_state::Machine, session: &conclave_state::Session) -> Wire {
     Wire::Welcome(v1::Welcome {
         session: session.id.0,
         ttl_ms: session.ttl_ms,
@@ -163,8 +183,8 @@ fn secret(hello: &v1::Hello) -> Result<[u8; 16], End> {
 }
 
 /// Opens a session: its id and TTL.
-async fn open(
-    service: &Arc<Service>,
+async fn open<C: Consensus>(
+    service: &Arc<Service<C>>,
     outbox: &Arc<Outbox>,
     stream: StreamId,
     hello: v1::Hello,
@@ -200,8 +220,8 @@ async fn open(
 }
 
 /// Resumes a session: its id and TTL.
-async fn resume(
-    service: &Arc<Service>,
+async fn resume<C: Consensus>(
+    service: &Arc<Service<C>>,
     outbox: &Arc<Outbox>,
     stream: StreamId,
     hello: v1::Hello,
@@ -211,7 +231,7 @@ async fn resume(
     service.wait_for_leader(LEADER_WITHIN).await;
     service.handle.barrier(CONFIRM_WITHIN).await.map_err(away)?;
     let seen = service.hub.applied(|| service.handle.state(), Revision(hello.seen_revision));
-    if tokio::time::timeout(CONFIRM_WITHIN, seen).await.is_err() {
+    if timeout(&*service.time, CONFIRM_WITHIN, seen).await.is_none() {
         return Err(away(format!("revision {} has not reached this server", hello.seen_revision)));
     }
     let state = service.handle.state();
@@ -228,7 +248,39 @@ async fn resume(
     Ok((id, session.ttl_ms))
 }
 
-impl Session {
+impl<C: Consensus> Session<C> {
+    /// What to do next. Neither requests nor watches that catch up starve the other: each look begins with another.
+    async fn next<I: Stream + Unpin>(&mut self, mut inbound: Option<&mut I>) -> Next<I::Item> {
+        const SOURCES: usize = 3;
+        self.turn = (self.turn + 1) % SOURCES;
+        let (first, work) = (self.turn, &mut self.work);
+        let mut attention = pin!(self.outbox.attention.notified());
+        poll_fn(|context| {
+            for source in (first..first + SOURCES).map(|at| at % SOURCES) {
+                match (source, &mut inbound) {
+                    (0, _) => {
+                        if attention.as_mut().poll(context).is_ready() {
+                            return Poll::Ready(Next::Attention);
+                        }
+                    }
+                    (1, _) => {
+                        if let Poll::Ready(Some(done)) = Pin::new(&mut *work).poll_next(context) {
+                            return Poll::Ready(Next::Done(done));
+                        }
+                    }
+                    (_, Some(inbound)) => {
+                        if let Poll::Ready(frame) = Pin::new(&mut **inbound).poll_next(context) {
+                            return Poll::Ready(Next::Frame(frame));
+                        }
+                    }
+                    (_, None) => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     fn receive(&mut self, items: Vec<v1::ClientItem>) -> Result<(), End> {
         let mut reads = Vec::new();
         for item in items {
@@ -381,7 +433,7 @@ impl Session {
         let service = self.service.clone();
         self.work.push(Box::pin(async move {
             let reached = service.hub.applied(|| service.handle.state(), least);
-            let reached = tokio::time::timeout(CONFIRM_WITHIN, reached).await.is_ok();
+            let reached = timeout(&*service.time, CONFIRM_WITHIN, reached).await.is_some();
             Done::Reached(slot, job, reached)
         }));
     }
@@ -414,16 +466,16 @@ impl Session {
         }
         self.renewing = true;
         let ids: Vec<u64> = self.keep_alives.drain(..).collect();
-        let (handle, session) = (self.service.handle.clone(), self.id);
+        let (service, session) = (self.service.clone(), self.id);
         // Worth trying while it could still reach the client in time; a later keep-alive tries again.
-        let until = Instant::now() + (self.ttl / 2).min(CONFIRM_WITHIN);
+        let until = service.time.now() + (self.ttl / 2).min(CONFIRM_WITHIN);
         self.work.push(Box::pin(async move {
             loop {
-                let within = until.saturating_duration_since(Instant::now());
-                match handle.renew(session, within).await {
+                let within = until.saturating_sub(service.time.now());
+                match service.handle.renew(session, within).await {
                     Ok(()) => return Done::Renewed(ids, true),
-                    Err(ConfirmError::NoLeader | ConfirmError::Timeout) if Instant::now() + AGAIN_AFTER < until => {
-                        tokio::time::sleep(AGAIN_AFTER).await;
+                    Err(ConfirmError::NoLeader | ConfirmError::Timeout) if service.time.now() + AGAIN_AFTER < until => {
+                        service.time.sleep(AGAIN_AFTER).await;
                     }
                     Err(error) => {
                         tracing::debug!(%session, %error, "session not renewed");
@@ -488,7 +540,7 @@ impl Session {
                 let service = self.service.clone();
                 let command = Command::EndSession { session: self.id, reason: EndReason::Closed };
                 self.work.push(Box::pin(async move {
-                    tokio::time::sleep(AGAIN_AFTER).await;
+                    service.time.sleep(AGAIN_AFTER).await;
                     Done::Closed(service.propose(command).await.map(drop))
                 }));
             }
@@ -502,14 +554,15 @@ impl Session {
             if !self.closing && self.work.is_empty() && outbox.is_idle_or_tells() {
                 return Ok(());
             }
-            tokio::select! {
-                () = outbox.attention.notified() => {
+            match self.next(None::<&mut futures_util::stream::Pending<()>>).await {
+                Next::Attention => {
                     if outbox.is_gone() || outbox.is_ended() {
                         return Ok(());
                     }
                     self.attend();
                 }
-                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
+                Next::Done(done) => self.done(done),
+                Next::Frame(_) => unreachable!("nothing comes in any more"),
             }
         }
     }

@@ -14,7 +14,9 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Service, codec, door,
+    Service, codec,
+    consensus::{self, Consensus},
+    door,
     hub::CatchUp,
     outbox::{Drain, Item, Outbox},
     read,
@@ -22,8 +24,12 @@ use super::{
     wire::{self, definite},
 };
 
-impl Service {
-    async fn apply_txn(&self, txn: v1::Txn) -> Result<v1::TxnResult, v1::Error> {
+impl<C: Consensus> Service<C> {
+    /// Applies a transaction that belongs to no session.
+    ///
+    /// # Errors
+    /// As they are told.
+    pub async fn apply_txn(&self, txn: v1::Txn) -> Result<v1::TxnResult, v1::Error> {
         let _permit = self.permit()?;
         let txn = wire::txn(txn, self.bounds()).map_err(|refusal| wire::refusal(&refusal))?;
         match self.propose(Command::Txn { by: None, txn }).await.map_err(wire::propose_error)?.1 {
@@ -33,12 +39,16 @@ impl Service {
         }
     }
 
-    async fn query_state(&self, read: &v1::Read) -> Result<v1::ReadResult, v1::Error> {
+    /// Answers a read that belongs to no session.
+    ///
+    /// # Errors
+    /// As they are told.
+    pub async fn query_state(&self, read: &v1::Read) -> Result<v1::ReadResult, v1::Error> {
         let _permit = self.permit()?;
         if read.stale_ok {
             let least = Revision(read.min_revision);
             let reached = self.hub.applied(|| self.handle.state(), least);
-            tokio::time::timeout(CONFIRM_WITHIN, reached).await.map_err(|_| {
+            consensus::timeout(&*self.time, CONFIRM_WITHIN, reached).await.ok_or_else(|| {
                 let message = format!("revision {least} has not reached this server in time");
                 definite(v1::Code::Timeout, true, message)
             })?;

@@ -2,7 +2,8 @@
 # Installs what the build needs and this machine lacks: Debian packages, and Rust if there is no suitable cargo.
 # Safe to run again; silent when nothing is missing.
 #
-#   sh scripts/setup.sh            for building and testing
+#   sh scripts/setup.sh            for building
+#   sh scripts/setup.sh --tests    also what `make test` needs (Chromium, which looks at reports)
 #   sh scripts/setup.sh --check    also what `make check` needs (rustfmt, clippy, cargo-deny)
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,15 +13,18 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 for_check=no
+for_tests=no
 case "${1:-}" in
     "") ;;
     --check) for_check=yes ;;
-    *) die "unknown argument '$1'; use --check or nothing" ;;
+    --tests) for_tests=yes ;;
+    *) die "unknown argument '$1'; use --check, --tests or nothing" ;;
 esac
 
 # ---- system packages
 # g++ and libclang-dev are for RocksDB, protobuf-compiler for the Raft library's messages, curl for rustup.
 packages="make g++ libc6-dev libclang-dev protobuf-compiler curl ca-certificates"
+[ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core"
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"
     elif command -v sudo >/dev/null 2>&1; then sudo "$@"
@@ -49,6 +53,7 @@ else
         command -v "$tool" >/dev/null 2>&1 ||
             die "'$tool' is missing. This is not Debian: install make, a C++17 compiler, libclang with headers, protoc and curl, then run again"
     done
+    [ "$for_tests" = no ] || command -v chromium >/dev/null 2>&1 || die "'chromium' is missing, which tests need: install it, then run again"
 fi
 
 # ---- Rust

@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
+sh scripts/setup.sh --tests
 sh scripts/build.sh --tests
 # shellcheck disable=SC2086 # lists of arguments
 if [ $# -eq 0 ]; then

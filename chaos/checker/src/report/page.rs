@@ -166,11 +166,13 @@ fn offending(report: &Report<'_>, out: &mut impl Write) -> Result<()> {
         let shown = framed(&refutation.operations, refutation.culprit);
         let key = report.history.keys.get(refutation.key as usize).filter(|key| **key != Value::Null);
         let key = key.map(|key| format!("key {}: ", text::of_value(key, 80))).unwrap_or_default();
+        let cause = html(&refutation.cause);
+        writeln!(out, "<p class=\"caption\" id=\"cause-{number}\"><bdi>{}{cause}</bdi></p>", html(&key))?;
         writeln!(
             out,
-            "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Offending operations, table\"><table>"
+            "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Offending operations, table\">\
+             <table aria-describedby=\"cause-{number}\">"
         )?;
-        writeln!(out, "<caption><bdi>{}{}</bdi></caption>", html(&key), html(&refutation.cause))?;
         writeln!(
             out,
             "<thead><tr><th scope=\"col\">operation</th><th scope=\"col\">process</th><th scope=\"col\">function</th>\

@@ -24,8 +24,10 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     let mut seen = String::with_capacity(text.len() + 8);
     for character in text.chars() {
         match u32::from(character) {
-            code @ 0..=0x1f => seen.push(char::from_u32(0x2400 + code).unwrap_or('\u{fffd}')),
-            0x7f => seen.push('\u{2421}'),
+            0 => seen.push_str("\u{2039}NUL\u{203a}"),
+            9 => seen.push_str("\u{2039}TAB\u{203a}"),
+            10 => seen.push_str("\u{2039}LF\u{203a}"),
+            13 => seen.push_str("\u{2039}CR\u{203a}"),
             code if hidden(character) => write!(seen, "\u{2039}U+{code:04X}\u{203a}").expect("a string takes all"),
             _ => seen.push(character),
         }
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn nothing_hidden_stays_hidden() {
         assert_eq!(visible("plain ü 漢"), "plain ü 漢");
-        assert_eq!(visible("a\0b\nc\u{7f}"), "a␀b␊c␡");
+        assert_eq!(visible("a\0b\nc\u{7f}"), "a‹NUL›b‹LF›c‹U+007F›");
         assert_eq!(visible("x\u{202e}y\u{2066}z\u{feff}"), "x‹U+202E›y‹U+2066›z‹U+FEFF›");
         assert_eq!(visible("\u{85}"), "‹U+0085›");
     }

@@ -209,7 +209,8 @@ for (const button of document.querySelectorAll(".goto")) {
     stage.focus({ preventScroll: true });
   });
 }
-new ResizeObserver(() => { size(); redraw(); }).observe(stage);
+// At once, not in the next frame: a canvas that changes its size is empty until it is painted.
+new ResizeObserver(() => { size(); paint(); }).observe(stage);
 
 element("jumps").hidden = !offending.length;
 element("axis").hidden = !axes.time;

@@ -3,8 +3,8 @@
 const pen = canvas.getContext("2d");
 const MONO = "11px ui-monospace, 'DejaVu Sans Mono', 'Cascadia Mono', Menlo, Consolas, monospace";
 const SANS = "12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
-// Columns of the density in CSS pixels; bars give way to it when there is more than one every three pixels.
-const COLUMN = 2, CROWDED = 3;
+// Columns of the density in CSS pixels; bars give way to it when there is more than one every four pixels.
+const COLUMN = 2, CROWDED = 4;
 let ink = {};
 let hatches = {};
 let glyph = 6.6;
@@ -222,6 +222,12 @@ function paintLock(lane, y) {
         pen.stroke();
         pen.setLineDash([]);
       }
+      if (inConflict(acquire)) {
+        pen.strokeStyle = ink.bad;
+        pen.lineWidth = acquire === data.refutations[current.refutation].culprit ? 2.5 : 1.5;
+        box(from - 1.5, top - 1.5, w + 3, h + 3, 4);
+        pen.stroke();
+      }
       const token = data.texts[holds.token[hold]], owner = clientName(ops.process[acquire]);
       const start = Math.max(from, gutter);
       write(token ? `token ${token} · ${owner}` : owner, start + 5, top + h / 2 + 0.5, until - start - 8, ink["hold-ink"], token || owner);
@@ -230,6 +236,8 @@ function paintLock(lane, y) {
     });
   });
 }
+
+const inConflict = (op) => data.refutations[current.refutation]?.operations.includes(op) ?? false;
 
 // Of other keys than the one that is in question.
 function dimmed(op) {
@@ -262,11 +270,16 @@ function paintBars(row, first, last, top, h) {
     const [from, until] = clipped(x, Math.max(right, x + 2));
     const w = until - from;
     if (w <= 0) continue;
-    pen.globalAlpha = dimmed(op) ? 0.38 : 1;
-    if (w < 4 && !open) {
+    pen.globalAlpha = dimmed(op) ? 0.45 : 1;
+    if (w < 8 && !open) {
+      // Too narrow for corners and dashes: rectangles, which are cheap. Failed ones are lower.
+      const low = outcome === FAILED ? h / 2 : 0;
       pen.fillStyle = colours.edge;
-      if (outcome === FAILED) pen.fillRect(from, top + h / 2, w, h / 2);
-      else pen.fillRect(from, top, w, h);
+      pen.fillRect(from, top + low, w, h - low);
+      if (w >= 4) {
+        pen.fillStyle = outcome === FAILED ? ink.lane : colours.fill;
+        pen.fillRect(from + 1, top + low + 1, w - 2, h - low - 2);
+      }
     } else if (open || outcome === UNKNOWN) {
       const fade = pen.createLinearGradient(x, 0, x + Math.max(right - x, 1), 0);
       fade.addColorStop(0, colours.edge);

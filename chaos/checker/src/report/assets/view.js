@@ -128,12 +128,12 @@ function writeNote() {
 // Fits the canvases to the page. Widths are in CSS pixels throughout.
 function size() {
   width = stage.clientWidth;
-  height = stage.clientHeight;
   gutter = width < 620 ? 78 : 132;
   note.style.maxWidth = `${Math.min(460, width - gutter - 24)}px`;
   noteHeight = note.hidden ? 0 : note.offsetHeight;
   placeLanes();
-  element("extent").style.height = `${Math.max(height, lanesHeight + RULER)}px`;
+  element("extent").style.height = `${lanesHeight + RULER}px`;
+  height = stage.clientHeight;
   const ratio = window.devicePixelRatio || 1;
   for (const [one, w, h] of [[canvas, width, height], [overview, overview.clientWidth, overview.clientHeight]]) {
     one.width = Math.round(w * ratio);

@@ -15,10 +15,11 @@ use crate::{
 const STYLE: &str = include_str!("assets/page.css");
 const TIMELINE: &str = include_str!("assets/timeline.html");
 /// One script in parts, in this order.
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     include_str!("assets/data.js"),
     include_str!("assets/lanes.js"),
     include_str!("assets/view.js"),
+    include_str!("assets/density.js"),
     include_str!("assets/draw.js"),
     include_str!("assets/hover.js"),
     include_str!("assets/controls.js"),

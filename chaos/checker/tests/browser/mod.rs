@@ -154,6 +154,14 @@ impl Browser {
         self.settle();
     }
 
+    /// What the page's thread has spent on tasks so far, by the clock that `Performance.enable` chose.
+    pub fn busy_seconds(&mut self) -> f64 {
+        let metrics = self.call("Performance.getMetrics", json!({}));
+        let all = metrics["metrics"].as_array().expect("metrics");
+        let busy = all.iter().find(|metric| metric["name"] == "TaskDuration").expect("a metric that there always is");
+        busy["value"].as_f64().expect("seconds")
+    }
+
     /// What the page did that a page without a network and without mistakes does not do.
     pub fn complaints(&mut self, page: &Path) -> Vec<String> {
         self.ask("true");

@@ -3,12 +3,13 @@
 const pen = canvas.getContext("2d");
 const MONO = "11px ui-monospace, 'DejaVu Sans Mono', 'Cascadia Mono', Menlo, Consolas, monospace";
 const SANS = "12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
-// Columns of the density in CSS pixels; bars give way to it when there is more than one every four pixels.
-const COLUMN = 2, CROWDED = 4;
+// Bars give way to density when some lane has more than one every four pixels.
+const CROWDED = 4;
 let ink = {};
 let hatches = {};
 let glyph = 6.6;
 let overviewImage = null;
+const inView = (row) => firstAbove(row.from, view.to) - firstReaching(row, view.from);
 
 function readInk() {
   const style = getComputedStyle(document.documentElement);
@@ -48,7 +49,8 @@ function write(text, x, y, room, colour, short) {
   let fits = Math.floor(room / glyph);
   if (short !== undefined && text.length > fits) text = short;
   if (text.length > fits) {
-    if (fits < 3) return false;
+    // A number that is cut is another number.
+    if (fits < 3 || /^\d+$/.test(text)) return false;
     text = `${text.slice(0, fits - 1)}…`;
   }
   pen.fillStyle = colour;
@@ -76,11 +78,14 @@ function paint() {
   pen.clip();
   pen.font = MONO;
   pen.textBaseline = "middle";
+  const clients = visible.filter((lane) => lane.kind === "client");
+  const crowded = clients.some((lane) => inView(lane.rows[0]) > (width - gutter) / CROWDED);
+  if (crowded) paintDensity(clients, top);
   for (const lane of visible) {
     if (lane.kind === "fault") paintFaults(lane, lane.y - top);
     else if (lane.kind === "server") paintServer(lane, lane.y - top);
     else if (lane.kind === "lock") paintLock(lane, lane.y - top);
-    else paintClient(lane, lane.y - top);
+    else paintClient(lane, lane.y - top, crowded);
   }
   paintFrames(top);
   pen.restore();
@@ -245,11 +250,9 @@ function dimmed(op) {
   return refutation !== undefined && ops.key[op] !== refutation.key;
 }
 
-function paintClient(lane, y) {
+function paintClient(lane, y, crowded) {
   const row = lane.rows[0], top = y + 3, h = 18;
-  const first = firstReaching(row, view.from), last = firstAbove(row.from, view.to);
-  if (last - first > (width - gutter) / CROWDED) paintDensity(row, top, h);
-  else paintBars(row, first, last, top, h);
+  if (!crowded) paintBars(row, firstReaching(row, view.from), firstAbove(row.from, view.to), top, h);
   if (!lane.held) return;
   pen.fillStyle = ink["hold-edge"];
   eachBar(lane.held, (hold, x, right) => {
@@ -306,53 +309,6 @@ function paintBars(row, first, last, top, h) {
   pen.globalAlpha = 1;
 }
 
-// How many operations of each kind begin in each column, stacked; as high as the lane where there are
-// two and a half times as many as on average.
-function paintDensity(row, top, h) {
-  const columns = Math.ceil((width - gutter) / COLUMN) + 1;
-  const index = new Uint32Array(columns + 1);
-  for (let column = 0, at = 0; column <= columns; column++) {
-    at = firstAbove(row.from, fromX(gutter + column * COLUMN), true, at);
-    index[column] = at;
-  }
-  const average = Math.max(1, row.count * COLUMN / scale() / axis.end);
-  const base = new Float32Array(columns), bottom = top + h;
-  for (let category = 0; category < CATEGORIES.length; category++) {
-    const sums = row.sums[category];
-    if (sums[row.count] === 0) continue;
-    pen.beginPath();
-    let raised = false;
-    for (let column = 0; column < columns; column++) {
-      const all = index[column + 1] - index[column];
-      const x = gutter + column * COLUMN;
-      if (all === 0) {
-        // Nothing begins here, but something may be under way.
-        if (category === 0 || base[column] === 0) {
-          const before = index[column] - 1;
-          if (before >= 0 && row.reach[before] >= fromX(x)) { pen.rect(x, bottom - 3, COLUMN, 3); base[column] = 3; raised = true; }
-        }
-        continue;
-      }
-      const full = h * Math.min(1, 0.3 + 0.7 * all / (2.5 * average));
-      const part = full * (sums[index[column + 1]] - sums[index[column]]) / all;
-      if (part > 0) {
-        pen.rect(x, bottom - base[column] - part, COLUMN, part);
-        base[column] += part;
-        raised = true;
-      }
-    }
-    if (!raised) continue;
-    pen.fillStyle = ink.categories[category].edge;
-    pen.globalAlpha = 0.8;
-    pen.fill();
-  }
-  pen.globalAlpha = 1;
-  pen.fillStyle = ink.unsure;
-  for (let column = 0; column < columns; column++) {
-    if (row.unknown[index[column + 1]] > row.unknown[index[column]]) pen.fillRect(gutter + column * COLUMN, top - 2, COLUMN, 4);
-  }
-}
-
 // Where an operation's bar is drawn, on the canvas; null if its lane is not shown.
 function barOf(op) {
   const lane = laneOf(op);
@@ -366,15 +322,15 @@ function barOf(op) {
 
 function paintFrames() {
   data.refutations.forEach((refutation, at) => {
-    const inView = at === current.refutation;
+    const chosen = at === current.refutation;
     for (const op of refutation.operations) {
       const bar = barOf(op);
       if (!bar || bar.x > width + 20 || bar.x + bar.w < gutter - 20) continue;
       const culprit = op === refutation.culprit;
       const [from, until] = clipped(bar.x, bar.x + bar.w);
-      pen.globalAlpha = inView ? 1 : 0.45;
+      pen.globalAlpha = chosen ? 1 : 0.45;
       pen.strokeStyle = ink.bad;
-      if (culprit && inView) {
+      if (culprit && chosen) {
         pen.lineWidth = 7;
         pen.globalAlpha = 0.22;
         box(from - 3, bar.y - 2.5, until - from + 6, bar.h + 5, 5);
@@ -493,7 +449,7 @@ function paintOverview() {
     on.fillRect(0, 0, w, h);
     on.fillStyle = ink.lane;
     on.fillRect(gutter, 3, room, h - 6);
-    const columns = Math.max(1, Math.ceil(room / COLUMN)), counts = new Uint32Array(columns);
+    const columns = Math.max(1, Math.ceil(room / 2)), counts = new Uint32Array(columns);
     for (let op = 0; op < ops.count; op++) {
       if (shown[op]) counts[Math.min(columns - 1, Math.max(0, Math.floor(fromOf(op) / axis.end * columns)))]++;
     }
@@ -501,7 +457,7 @@ function paintOverview() {
     on.fillStyle = ink.soft;
     on.globalAlpha = 0.55;
     counts.forEach((count, column) => {
-      if (count) { const tall = (h - 10) * (0.15 + 0.85 * count / most); on.fillRect(gutter + column * COLUMN, h - 3 - tall, COLUMN, tall); }
+      if (count) { const tall = (h - 10) * (0.15 + 0.85 * count / most); on.fillRect(gutter + column * 2, h - 3 - tall, 2, tall); }
     });
     on.fillStyle = ink.fault;
     for (const fault of data.faults) {
@@ -547,7 +503,11 @@ function placeNote() {
   const centre = bar && bar.x + Math.min(bar.w, 300) / 2;
   const seen = bar && centre > gutter - 4 && bar.x < width && bar.y > RULER - 20;
   note.style.visibility = seen ? "visible" : "hidden";
-  if (!seen) return;
+  if (!seen) {
+    // Out of the way, or the stage would scroll as far as it.
+    note.style.transform = "none";
+    return;
+  }
   const lane = laneOf(refutation.culprit), wide = note.offsetWidth;
   const left = Math.min(Math.max(gutter + 8, centre - 40), width - wide - 10);
   note.style.transform = `translate(${Math.round(left)}px, ${Math.round(lane.y + lane.height + RULER + 7)}px)`;

@@ -12,7 +12,7 @@ use conclave_proto::{
 use conclave_server::{
     raft::{
         Answer, ChangeError, ConfirmError, Core, Member, MemberChange, Options, ProposeError, Publish, Role, Status,
-        core::{Fatal, Outbound, encode_entry},
+        core::{Fatal, Outbound},
     },
     storage::{
         Membership, SnapshotInfo, StoreError,
@@ -94,6 +94,8 @@ struct World {
     cut: BTreeSet<(u64, u64)>,
     /// Entries do not reach this server; everything else does.
     starved: Option<u64>,
+    /// What a leader says of a change of membership is lost.
+    unanswered: bool,
     now_ms: u64,
     runs: u64,
     change: fn(&mut Options),
@@ -119,6 +121,7 @@ impl World {
             network: VecDeque::new(),
             cut: BTreeSet::new(),
             starved: None,
+            unanswered: false,
             now_ms: 0,
             runs: 0,
             change,
@@ -240,6 +243,7 @@ impl World {
                     }
                     server.core.step_raft(message, &mut server.out).expect("goes on");
                 }
+                Item::MembersChanged(_) if self.unanswered => {}
                 item => server.core.step(item).expect("goes on"),
             }
             self.settle(to).expect("goes on");
@@ -297,7 +301,7 @@ impl World {
         });
         let request = RequestId { server: id, run: server.run, count: server.counts };
         server.counts += 1;
-        let data = encode_entry(&Entry { request, at_ms: 0, command });
+        let data = Entry { request, at_ms: 0, command }.encode();
         server.core.propose(request.count, data, answer);
         fate
     }
@@ -619,6 +623,32 @@ fn a_follower_passes_a_change_of_members_on_and_its_answer_back() {
     assert_eq!(ask(MemberChange::Remove(ServerId(gone))).unwrap(), format!("server {gone} was removed"));
     world.pass(200);
     assert_eq!(world.servers[&follower].status.borrow().members.len(), 2);
+}
+
+#[test]
+fn a_server_that_asked_for_its_own_removal_sees_it_by_itself() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let follower = 1 + leader % 3;
+    world.unanswered = true;
+    let (reply, mut receiver) = oneshot::channel();
+    let asked = MemberChange::Remove(ServerId(follower));
+    world.servers.get_mut(&follower).expect("running").core.change_members(asked, reply);
+    let mut answer = None;
+    world.until("an answer", |_| {
+        answer = receiver.try_recv().ok();
+        answer.is_some()
+    });
+    assert_eq!(answer.expect("just seen").unwrap(), format!("server {follower} was removed"));
+    // What was so before is for the leader alone to answer: here, that it is no member.
+    let other = 1 + (leader + 1) % 3;
+    let (reply, mut receiver) = oneshot::channel();
+    let asked = MemberChange::Remove(ServerId(follower));
+    world.servers.get_mut(&other).expect("running").core.change_members(asked, reply);
+    world.pass(500);
+    world.change_members(MemberChange::AddLearner(member(9))).unwrap();
+    world.pass(500);
+    assert!(receiver.try_recv().is_err(), "its answer is lost, and no other change gives one");
 }
 
 #[test]

@@ -28,8 +28,107 @@ macro_rules! bugs {
 }
 
 bugs! {
-    /// Acknowledges entries before they are synced.
+    // ------------------------------------------------------------------- the log and the disk
+    /// Entries are acknowledged before they are synced.
     ReplyBeforeFsync = "reply-before-fsync",
+    /// A leader answers a proposal when it has stored it, before a majority has.
+    AnswerBeforeCommit = "answer-before-commit",
+    /// A vote is cast without being stored.
+    VoteNotPersisted = "vote-not-persisted",
+    /// The log is compacted before the state that it made is stored.
+    CompactBeforeStore = "compact-before-store",
+    /// The state is stored with the index before its own.
+    AppliedBehind = "applied-behind",
+    /// The state is stored without the commit index that covers it.
+    CommitBehindState = "commit-behind-state",
+
+    // ------------------------------------------------------------------- proposals and reads
+    /// A proposal under way when leadership is lost is called certainly not applied.
+    LostLeadershipIsFailure = "lost-leadership-is-failure",
+    /// An entry of an earlier run of this server answers a proposal of this run.
+    AnswerOfAnotherRun = "answer-of-another-run",
+    /// A linearizable read is served by whoever believes to lead, without asking a majority.
+    ReadWithoutQuorum = "read-without-quorum",
+    /// A confirmed read is served before this replica has applied what it must see.
+    ReadBeforeApply = "read-before-apply",
+    /// The answer to an earlier read round confirms the latest one.
+    ReadContextReused = "read-context-reused",
+    /// Replicas apply the same entry with different wall clocks.
+    ApplyByOwnClock = "apply-by-own-clock",
+
+    // ------------------------------------------------------------------- the state machine
+    /// A repeated request is applied again.
+    NoDedup = "no-dedup",
+    /// A restored state has forgotten the answers that were not acknowledged yet.
+    RestoreWithoutDedup = "restore-without-dedup",
+    /// A session is expired by the leader of an earlier term.
+    StaleTermExpires = "stale-term-expires",
+    /// When a session ends, one of its nodes stays.
+    EphemeralOutlives = "ephemeral-outlives",
+    /// Sequence numbers begin anew when a parent has no children.
+    SequenceRestarts = "sequence-restarts",
+    /// A transaction that is refused half-way keeps what it had done.
+    NoRollback = "no-rollback",
+    /// Comparisons of revisions always hold, and so does that of a hold that is over.
+    CompareIgnoresRevision = "compare-ignores-revision",
+    /// One more may hold than there are permits.
+    PermitTooMany = "permit-too-many",
+    /// Readers of a shared lock do not wait for writers.
+    ReadersPassWriters = "readers-pass-writers",
+
+    // ------------------------------------------------------------------- session time
+    /// A renewal is granted without a majority's confirmation that this server leads.
+    RenewWithoutQuorum = "renew-without-quorum",
+    /// A renewal does not move the session's deadline.
+    RenewalForgotten = "renewal-forgotten",
+    /// A session whose end is proposed already is renewed.
+    RenewedWhileEnding = "renewed-while-ending",
+    /// A new leader grants silent sessions nothing of what they had left.
+    NewLeaderExpiresAtOnce = "new-leader-expires-at-once",
+    /// Every election gives a silent session its whole TTL anew.
+    ElectionsLengthen = "elections-lengthen",
+    /// A renewal is granted before the full TTL is replicated again.
+    RenewalAheadOfCheckpoint = "renewal-ahead-of-checkpoint",
+
+    // ------------------------------------------------------------------- watches
+    /// Changes are told to watchers after they are told to whoever made them.
+    EventAfterReply = "event-after-reply",
+    /// A watch that catches up misses a revision.
+    WatchGap = "watch-gap",
+    /// A watch that catches up tells a revision twice.
+    WatchDuplicate = "watch-duplicate",
+    /// The events of one revision are told in two parts.
+    WatchTorn = "watch-torn",
+    /// A watch from before the oldest revision begins later, without a word.
+    CompactedNotTold = "compacted-not-told",
+    /// A release wakes everybody in the queue.
+    WakesEverybody = "wakes-everybody",
+    /// A deletion in the middle of the queue makes the next one forget that it waits.
+    LostWakeUp = "lost-wake-up",
+    /// When a waiter in the middle leaves, its successor is granted.
+    MiddleLeaverGrants = "middle-leaver-grants",
+
+    // ------------------------------------------------------------------- the client
+    /// The deadline counts from when a keep-alive was acknowledged, not from when it was sent.
+    DeadlineFromAcknowledgement = "deadline-from-acknowledgement",
+    /// The deadline has no allowance for clocks of different speed.
+    NoDriftAllowance = "no-drift-allowance",
+    /// A grant is believed without a look at the session after the wait.
+    NoCheckAfterWait = "no-check-after-wait",
+    /// An unknown outcome is reported as a failure.
+    UnknownIsFailure = "unknown-is-failure",
+    /// After a reconnection, requests are sent again under new numbers.
+    NewNumbersOnReconnect = "new-numbers-on-reconnect",
+    /// The fencing token is the node's sequence number.
+    TokenFromSequence = "token-from-sequence",
+    /// A watch resumes one revision too late.
+    WatchResumesLate = "watch-resumes-late",
+    /// After a reconnection, waiters do not say again that they wait.
+    WaitForgottenOnReconnect = "wait-forgotten-on-reconnect",
+    /// A hold abandoned while its acquire is under way is never given back.
+    AbandonedHoldKept = "abandoned-hold-kept",
+    /// A fence accepts tokens below one that it has seen.
+    FenceAcceptsLower = "fence-accepts-lower",
 }
 
 #[cfg(feature = "faults")]

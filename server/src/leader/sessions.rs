@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conclave_faults::planted;
 use conclave_proto::{SessionId, Term};
 use conclave_state::{Applied, Command, Machine, Outcome};
 
@@ -64,6 +65,11 @@ struct Watched {
 
 impl Watched {
     fn new(now: u64, ttl_ms: u64, remaining_ms: u64, heard: bool) -> Self {
+        let remaining_ms = match heard {
+            false if planted!(NewLeaderExpiresAtOnce) => 0,
+            false if planted!(ElectionsLengthen) => ttl_ms,
+            _ => remaining_ms,
+        };
         let deadline = now.saturating_add(remaining_ms);
         let mut watched = Self {
             ttl_ms,
@@ -88,7 +94,9 @@ impl Watched {
     fn grant(&mut self, received: u64) {
         self.heard = true;
         self.renewed = self.renewed.max(received);
-        self.deadline = self.deadline.max(received.saturating_add(self.ttl_ms));
+        if !planted!(RenewalForgotten) {
+            self.deadline = self.deadline.max(received.saturating_add(self.ttl_ms));
+        }
         if self.received.is_some_and(|last| last <= received) {
             self.received = None;
         }
@@ -192,11 +200,11 @@ impl Sessions {
 
     pub(super) fn renew(&mut self, received: u64, id: SessionId) -> Renewal {
         let Some(watched) = self.watched.get_mut(&id) else { return Renewal::NoSession };
-        if watched.ending {
+        if watched.ending && !planted!(RenewedWhileEnding) {
             watched.refused = true;
             return Renewal::Held;
         }
-        if watched.lowered || watched.lowered_by > 0 {
+        if (watched.lowered || watched.lowered_by > 0) && !planted!(RenewalAheadOfCheckpoint) {
             if watched.held.is_none() {
                 self.to_raise.insert(id);
             }

@@ -100,6 +100,11 @@ impl Confirm {
         Some(number)
     }
 
+    /// The number of the round sent last.
+    pub(super) fn latest(&self) -> u64 {
+        self.next_round.saturating_sub(1)
+    }
+
     /// A round came back. Its barriers wait for the index; its renewals are returned.
     pub(super) fn confirmed(&mut self, number: u64, index: u64) -> Vec<Renewal> {
         let Some(position) = self.rounds.iter().position(|round| round.number == number) else { return Vec::new() };

@@ -20,6 +20,7 @@ use std::{
     time::Instant,
 };
 
+use conclave_faults::planted;
 use conclave_proto::{
     Index, ServerId, SessionId, Term,
     peer::{Refused as RefusedItem, Renew, Renewed, peer_item::Item},
@@ -40,8 +41,6 @@ use super::{
 use crate::leader::{self, Duties};
 use crate::storage::{AppliedWrite, Membership, Position, Recovered, SnapshotInfo, Store, StoreError, log::Log};
 
-/// Leading byte of an entry's data.
-const ENTRY_FORMAT: u8 = 1;
 /// Most bytes of proposals handed over in one message, so that a forwarded one stays small.
 const PROPOSALS_BYTES_MAX: usize = 1 << 20;
 /// A leader waits this long for a follower to make progress with a snapshot before it offers another.
@@ -91,27 +90,6 @@ pub enum Fatal {
         /// In words.
         why: String,
     },
-}
-
-/// The data of a log entry.
-#[must_use]
-pub fn encode_entry(entry: &Request) -> Vec<u8> {
-    postcard::to_extend(entry, vec![ENTRY_FORMAT]).expect("writing to memory does not fail")
-}
-
-fn decode_entry(index: u64, data: &[u8]) -> Result<Request, Fatal> {
-    match data.split_first() {
-        Some((&ENTRY_FORMAT, rest)) => {
-            postcard::from_bytes(rest).map_err(|error| Fatal::Entry { index, why: error.to_string() })
-        }
-        other => Err(Fatal::Entry { index, why: format!("its format is {:?}", other.map(|(format, _)| format)) }),
-    }
-}
-
-/// The request id in the data of a log entry, without reading the rest.
-fn request_id(data: &[u8]) -> Option<RequestId> {
-    let (&format, rest) = data.split_first()?;
-    (format == ENTRY_FORMAT).then(|| postcard::take_from_bytes(rest).ok().map(|(id, _)| id)).flatten()
 }
 
 struct Proposal {
@@ -185,10 +163,13 @@ pub struct Core<S: Store> {
     status_head: (u64, u64, Role),
     snapshot_done: SnapshotTaken,
     hashes: hashes::Hashes,
+    /// Of nothing but election timeouts.
+    random: fastrand::Rng,
 }
 
 impl<S: Store> Core<S> {
-    /// A node over what was found on the disk. `run` is drawn at random for this start.
+    /// A node over what was found on the disk. `run` is drawn at random for this start; election timeouts are drawn
+    /// from it.
     ///
     /// # Errors
     /// raft-rs does not accept it.
@@ -266,6 +247,7 @@ impl<S: Store> Core<S> {
             status_head: (0, 0, Role::default()),
             snapshot_done,
             hashes: hashes::Hashes::default(),
+            random: fastrand::Rng::with_seed(run ^ id.rotate_left(32)),
         };
         let only_voter = core.membership.conf.voters == [id] && core.membership.conf.voters_outgoing.is_empty();
         if only_voter {
@@ -305,7 +287,7 @@ impl<S: Store> Core<S> {
         (self.raw.raft.leader_id != 0).then_some(ServerId(self.raw.raft.leader_id))
     }
 
-    /// Takes part in the next batch of proposals. `data` is from [`encode_entry`], `count` from its request id.
+    /// Takes part in the next batch of proposals. `data` is an encoded [`Request`], `count` from its request id.
     pub fn propose(&mut self, count: u64, data: Vec<u8>, answer: Answer) {
         if self.diverged {
             answer(Err(ProposeError::Diverged));
@@ -413,7 +395,8 @@ impl<S: Store> Core<S> {
             }
             MessageType::MsgPropose => {
                 let from = message.from;
-                let ids: Vec<RequestId> = message.entries.iter().filter_map(|entry| request_id(&entry.data)).collect();
+                let ids: Vec<RequestId> =
+                    message.entries.iter().filter_map(|entry| Request::request(&entry.data)).collect();
                 match self.raw.step(message) {
                     Err(raft::Error::ProposalDropped) => {
                         let overloaded = self.is_leader() && self.raw.raft.lead_transferee.is_none();
@@ -567,6 +550,7 @@ impl<S: Store> Core<S> {
     pub fn tick(&mut self) -> Result<(), Fatal> {
         self.status_due = true;
         if !self.diverged {
+            self.draw_election_timeout();
             self.raw.tick();
         }
         self.waiters.expire(self.now_ms);
@@ -577,6 +561,16 @@ impl<S: Store> Core<S> {
         self.campaign_early();
         self.do_duties();
         self.store_state()
+    }
+
+    /// An election timeout between one and two times `election_ticks` (Raft paper section 5.2). raft-rs draws it from a
+    /// generator of the thread's when it begins to count; so that one seed is one course of events, another is put in
+    /// its place before the count is looked at.
+    fn draw_election_timeout(&mut self) {
+        if self.raw.raft.election_elapsed == 0 {
+            let least = self.options.election_ticks;
+            self.raw.raft.set_randomized_election_timeout(self.random.usize(least..2 * least));
+        }
     }
 
     fn do_duties(&mut self) {
@@ -593,7 +587,7 @@ impl<S: Store> Core<S> {
     fn propose_internal(&mut self, command: Command) {
         let request = RequestId { server: self.id, run: 0, count: self.next_internal };
         self.next_internal += 1;
-        let data = encode_entry(&Request { request, at_ms: self.wall_ms, command });
+        let data = Request { request, at_ms: self.wall_ms, command }.encode();
         // What is dropped here is proposed again by the duties.
         if let Err(error) = self.raw.propose(Vec::new(), data) {
             tracing::debug!(%error, "a housekeeping proposal was dropped");
@@ -644,9 +638,14 @@ impl<S: Store> Core<S> {
         if ready.must_sync() {
             // Followers store while we do.
             out.flush();
-            let hard_state = mem::take(&mut self.hard_state_moved).then_some(&self.hard_state);
+            if planted!(AnswerBeforeCommit) {
+                self.answer_before_commit(&entries);
+            }
+            let unvoted = planted!(VoteNotPersisted).then(|| HardState { vote: 0, ..self.hard_state.clone() });
+            let hard_state = unvoted.as_ref().unwrap_or(&self.hard_state);
+            let hard_state = mem::take(&mut self.hard_state_moved).then_some(hard_state);
             let (begun, stored) = (Instant::now(), entries.len() as u64);
-            self.raw.mut_store().append(entries, hard_state, true)?;
+            self.raw.mut_store().append(entries, hard_state, !planted!(ReplyBeforeFsync))?;
             self.options.timings.log_sync.since(begun);
             self.options.timings.log_entries.fetch_add(stored, Relaxed);
         } else {
@@ -670,6 +669,20 @@ impl<S: Store> Core<S> {
         }
         self.confirm.applied(self.applied.index);
         Ok(())
+    }
+
+    /// A planted bug.
+    fn answer_before_commit(&mut self, entries: &[Entry]) {
+        let mut machine = Machine::clone(&self.machine.read());
+        for entry in entries {
+            let request = Request::decode(&entry.data).ok();
+            let ours = request.as_ref().map(|request| request.request);
+            let next = machine.applied().next();
+            let applied = machine.apply(next, Term(entry.term), request);
+            if let Some(ours) = ours.filter(|ours| ours.server == self.id && ours.run == self.run) {
+                self.waiters.applied(ours.count, &machine, &applied);
+            }
+        }
     }
 
     fn settle_snapshot(
@@ -757,9 +770,14 @@ impl<S: Store> Core<S> {
             let command = match entry.entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => None,
                 EntryType::EntryNormal => {
-                    let request = decode_entry(entry.index, &entry.data)?;
-                    if request.request.server == self.id && request.request.run == self.run {
-                        answer_to = Some(request.request.count);
+                    let mut request =
+                        Request::decode(&entry.data).map_err(|why| Fatal::Entry { index: entry.index, why })?;
+                    let RequestId { server, run, count } = request.request;
+                    if server == self.id && (run == self.run || planted!(AnswerOfAnotherRun)) {
+                        answer_to = Some(count);
+                    }
+                    if planted!(ApplyByOwnClock) {
+                        request.at_ms = self.wall_ms;
                     }
                     Some(request)
                 }
@@ -773,12 +791,17 @@ impl<S: Store> Core<S> {
                 }
             };
             let applied = machine.apply(index, term, command);
-            self.publish.publish(&machine, index, &applied);
+            if !planted!(EventAfterReply) {
+                self.publish.publish(&machine, index, &applied);
+            }
             if let Some(duties) = &mut self.duties {
                 duties.on_applied(self.now_ms, &machine, &applied);
             }
             if let Some(count) = answer_to {
                 self.waiters.applied(count, &machine, &applied);
+            }
+            if planted!(EventAfterReply) {
+                self.publish.publish(&machine, index, &applied);
             }
             self.applied = Position { index: entry.index, term: entry.term };
             self.tell_hash(&machine, out);
@@ -816,7 +839,10 @@ impl<S: Store> Core<S> {
         let records = self.machine.write().take_writes();
         let hard_state = mem::take(&mut self.hard_state_moved).then_some(&self.hard_state);
         let membership = mem::take(&mut self.members_unstored).then_some(&self.membership);
-        let write = AppliedWrite { records, applied: self.applied, hard_state, membership };
+        let hard_state = if planted!(CommitBehindState) { None } else { hard_state };
+        let mut applied = self.applied;
+        applied.index -= u64::from(planted!(AppliedBehind));
+        let write = AppliedWrite { records, applied, hard_state, membership };
         self.raw.mut_store().store().write_applied(write)?;
         self.stored = self.applied.index;
         Ok(())
@@ -830,7 +856,11 @@ impl<S: Store> Core<S> {
         }
         tracing::info!(leader = now.0, term = now.1, role = ?self.raw.raft.state, "leadership changed");
         self.under = now;
-        self.waiters.fail_all(ProposeError::LeadershipLost);
+        let lost = match planted!(LostLeadershipIsFailure) {
+            true => ProposeError::NoLeader,
+            false => ProposeError::LeadershipLost,
+        };
+        self.waiters.fail_all(lost);
         self.reclaim_forwarded();
         let renewals = self.confirm.restart();
         let held = mem::take(&mut self.held);
@@ -906,6 +936,11 @@ impl<S: Store> Core<S> {
             return;
         }
         if let Some(number) = self.confirm.start_round(self.now_ms) {
+            if planted!(ReadWithoutQuorum) && self.is_leader() {
+                self.confirm.confirmed(number, 0);
+                self.confirm.applied(self.applied.index);
+                return;
+            }
             let mut context = Vec::with_capacity(24);
             context.extend_from_slice(&self.id.to_be_bytes());
             context.extend_from_slice(&self.run.to_be_bytes());
@@ -919,7 +954,12 @@ impl<S: Store> Core<S> {
         if head[..8] != self.id.to_be_bytes() || head[8..] != self.run.to_be_bytes() {
             return;
         }
-        let renewals = self.confirm.confirmed(u64::from_be_bytes(*number), index);
+        let number = match planted!(ReadContextReused) {
+            true => self.confirm.latest(),
+            false => u64::from_be_bytes(*number),
+        };
+        let index = if planted!(ReadBeforeApply) { 0 } else { index };
+        let renewals = self.confirm.confirmed(number, index);
         if renewals.is_empty() {
             return;
         }
@@ -1003,7 +1043,15 @@ impl<S: Store> Core<S> {
         if let Some(duties) = &mut self.duties {
             duties.received(self.now_ms, session);
         }
-        self.confirm.renewal(Renewal { session, received_ms: self.now_ms, deadline_ms, from });
+        let renewal = Renewal { session, received_ms: self.now_ms, deadline_ms, from };
+        if planted!(RenewWithoutQuorum)
+            && let Some(duties) = &mut self.duties
+        {
+            let renewed = duties.renew(self.now_ms, session) == leader::Renewal::Granted;
+            answer_renewal(renewal, renewed, &mut self.held_answers);
+            return;
+        }
+        self.confirm.renewal(renewal);
     }
 
     fn renewed(&mut self, renewed: Renewed) {
@@ -1071,7 +1119,9 @@ impl<S: Store> Core<S> {
         }
         if through > log.compacted().index {
             // What the state on the disk lacks is replayed from the log.
-            self.store_state()?;
+            if !planted!(CompactBeforeStore) {
+                self.store_state()?;
+            }
             self.raw.mut_store().compact(through)?;
             tracing::debug!(through, "compacted the log");
         }

@@ -302,7 +302,7 @@ impl Handle {
     pub fn propose(&self, command: Command, answer: Answer) {
         let count = self.inner.count.fetch_add(1, Ordering::Relaxed);
         let request = RequestId { server: self.inner.server, run: self.inner.run, count };
-        let data = self::core::encode_entry(&Entry { request, at_ms: wall_clock_ms(), command });
+        let data = Entry { request, at_ms: wall_clock_ms(), command }.encode();
         match self.inner.inbox.push(node::Request::Propose { count, data, answer }) {
             Ok(()) => {}
             Err(mailbox::Refused::Full(node::Request::Propose { answer, .. })) => {

@@ -46,6 +46,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How often a peer whose stream broke is asked whether it is still there.
 const PROBES: u32 = 3;
+/// What a peer that left the cluster is still sent must be gone by then.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A silent connection is probed after this long, and given up if it stays silent as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
@@ -228,10 +230,17 @@ impl Outbound for Peers {
     }
 
     fn members(&mut self, members: &[Member]) {
+        // To those that leave, too: that they were removed is among what they are told.
+        self.flush();
+        let runtime = &self.runtime;
         self.peers.retain(|id, peer| {
             let stays = members.iter().any(|member| member.id == *id && member.peer_address == peer.address);
             if !stays {
-                peer.stop.cancel();
+                let stop = peer.stop.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep(LAST_WORDS).await;
+                    stop.cancel();
+                });
             }
             stays
         });

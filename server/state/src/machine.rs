@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Bound, sync::Arc};
 
+use conclave_faults::planted;
 use conclave_proto::{FencingToken, Index, NodePath, RequestNumber, Revision, SessionId, Term};
 
 use crate::{
@@ -160,6 +161,7 @@ impl Machine {
     fn command(&mut self, index: Index, term: Term, at: Moment, command: Command, applied: &mut Applied) -> Outcome {
         if let Some(claimed) = command.term()
             && claimed != term
+            && !planted!(StaleTermExpires)
         {
             return Outcome::Refused(Refusal::StaleTerm);
         }
@@ -252,7 +254,9 @@ impl Machine {
                 Outcome::Txn(TxnResult { failed_compare, results, revision })
             }
             Err(refusal) => {
-                self.tree.roll_back();
+                if !planted!(NoRollback) {
+                    self.tree.roll_back();
+                }
                 Outcome::Refused(refusal)
             }
         };
@@ -311,7 +315,7 @@ impl Machine {
             return false;
         }
         let owned: Vec<NodePath> = self.tree.owned(session).cloned().collect();
-        for path in owned {
+        for path in owned.into_iter().skip(usize::from(planted!(EphemeralOutlives))) {
             self.tree.delete(&path, at);
         }
         true

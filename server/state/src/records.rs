@@ -9,7 +9,7 @@ use conclave_proto::{Index, NodePath, RequestNumber, Revision, SessionId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Entry, Limits, Node, Outcome, RestoreError};
+use crate::{Entry, Limits, Node, Outcome, RequestId, RestoreError};
 
 /// First byte of every value and of every log entry.
 pub(crate) const FORMAT: u8 = 1;
@@ -193,6 +193,14 @@ impl Entry {
     /// What cannot be read, in words.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         decode(bytes)
+    }
+
+    /// Whose it is, without reading the rest; none if that cannot be read.
+    #[must_use]
+    pub fn request(bytes: &[u8]) -> Option<RequestId> {
+        let (&format, rest) = bytes.split_first()?;
+        // The first field.
+        (format == FORMAT).then(|| postcard::take_from_bytes(rest).ok().map(|(id, _)| id)).flatten()
     }
 }
 

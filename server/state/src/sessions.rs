@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use conclave_faults::planted;
 use conclave_proto::{RequestNumber, SessionId};
 
 use crate::{
@@ -169,7 +170,7 @@ impl Sessions {
         if by.number <= acknowledged {
             return refused(Refusal::AnswerForgotten { number: by.number, acknowledged });
         }
-        if by.number <= last {
+        if by.number <= last && !planted!(NoDedup) {
             let position = by.number.0 - acknowledged.0 - 1;
             let answer = &state.answers[usize::try_from(position).expect("bounded by answers_max")];
             return Admission::Answered(decode_answer(&answer.bytes));
@@ -200,6 +201,9 @@ impl Sessions {
     /// its own session, which no numbered request does.)
     pub(crate) fn record(&mut self, by: &By, outcome: &Outcome) {
         let state = self.open.get_mut(&by.session).expect("it was admitted");
+        if planted!(NoDedup) && by.number <= state.session.last_number {
+            return;
+        }
         assert_eq!(by.number, state.session.last_number.next(), "numbers are applied in order");
         let mut forgotten = Vec::new();
         while state.acknowledged < by.acknowledged {
@@ -301,6 +305,10 @@ impl Sessions {
         state.session.last_number = record.last;
         state.progress_digest = own_digest;
         self.sum = self.sum.wrapping_add(own_digest);
+        if planted!(RestoreWithoutDedup) {
+            state.session.last_number = record.acknowledged;
+            return Ok(());
+        }
         for (position, inline) in record.answers.into_iter().enumerate() {
             let number = state.number_at(position);
             let answer = if inline.is_empty() {

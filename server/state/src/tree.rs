@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use conclave_faults::planted;
 use conclave_proto::{NodePath, Revision, SEQUENCE_DIGITS, SessionId};
 
 use crate::{
@@ -169,6 +170,9 @@ impl Tree {
     pub(crate) fn draw_sequence(&mut self, parent: &NodePath) -> u64 {
         let mut sequence = 0;
         self.change(parent, |parent| {
+            if planted!(SequenceRestarts) && parent.child_count == 0 {
+                parent.next_sequence = 0;
+            }
             sequence = parent.next_sequence;
             parent.next_sequence += 1;
         });

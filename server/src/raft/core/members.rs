@@ -1,5 +1,7 @@
 //! Changes of membership, and of leadership on request.
 
+use std::mem;
+
 use conclave_proto::{
     ServerId,
     peer::{ChangeMembers, MembersChanged, peer_item::Item},
@@ -34,6 +36,8 @@ pub(super) struct Change {
     deadline_ms: u64,
     /// Asked of the leader under this number; none: this server does it.
     forwarded: Option<u64>,
+    /// It was so already when it was asked for: only the leader can say what became of it.
+    was_so: bool,
     pub(super) reply: ChangeReply,
 }
 
@@ -47,6 +51,15 @@ pub(super) struct Transfer {
 impl<S: Store> Core<S> {
     fn member(&self, id: ServerId) -> Option<&Member> {
         self.membership.members.iter().find(|member| member.id == id)
+    }
+
+    /// Whether the members are as this change would have them.
+    fn is_so(&self, what: &MemberChange) -> bool {
+        match what {
+            MemberChange::AddLearner(member) => self.member(member.id).is_some(),
+            MemberChange::Promote(id) => self.member(*id).is_some_and(|member| !member.learner),
+            MemberChange::Remove(id) => self.member(*id).is_none(),
+        }
     }
 
     fn where_the_leader_is(&self) -> String {
@@ -70,8 +83,8 @@ impl<S: Store> Core<S> {
                 let change = postcard::to_extend(&what, vec![FORMAT]).expect("writing to memory does not fail");
                 let item = ChangeMembers { from: self.id, run: self.run, number, change: change.into() };
                 self.outbox.push((leader, Item::ChangeMembers(item)));
-                let reply = ChangeReply::Here(reply);
-                self.changes.push(Change { what, deadline_ms, forwarded: Some(number), reply });
+                let (was_so, reply) = (self.is_so(&what), ChangeReply::Here(reply));
+                self.changes.push(Change { what, deadline_ms, forwarded: Some(number), was_so, reply });
             }
             _ => self.begin_change(what, deadline_ms, ChangeReply::Here(reply)),
         }
@@ -125,7 +138,7 @@ impl<S: Store> Core<S> {
 
     fn begin_change(&mut self, what: MemberChange, deadline_ms: u64, reply: ChangeReply) {
         match self.try_change(&what) {
-            Ok(()) => self.changes.push(Change { what, deadline_ms, forwarded: None, reply }),
+            Ok(()) => self.changes.push(Change { what, deadline_ms, forwarded: None, was_so: false, reply }),
             Err(why) => self.answer_change(reply, Err(ChangeError::Refused(why))),
         }
     }
@@ -229,17 +242,10 @@ impl<S: Store> Core<S> {
         if !self.membership.conf.voters_outgoing.is_empty() {
             return;
         }
-        let members = &self.membership.members;
-        let applied = |what: &MemberChange| {
-            let found = |id: ServerId| members.iter().find(|member| member.id == id);
-            match what {
-                MemberChange::AddLearner(member) => found(member.id).is_some(),
-                MemberChange::Promote(id) => found(*id).is_some_and(|member| !member.learner),
-                MemberChange::Remove(id) => found(*id).is_none(),
-            }
-        };
-        let done: Vec<Change> =
-            self.changes.extract_if(.., |change| change.forwarded.is_none() && applied(&change.what)).collect();
+        // What this server asked of the leader too: a server that is removed may not hear from it any more.
+        let (done, rest): (Vec<Change>, _) =
+            mem::take(&mut self.changes).into_iter().partition(|change| !change.was_so && self.is_so(&change.what));
+        self.changes = rest;
         for change in done {
             let text = match &change.what {
                 MemberChange::AddLearner(member) => {

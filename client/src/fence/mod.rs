@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use conclave_faults::planted;
 use conclave_proto::FencingToken;
 
 #[cfg(feature = "sqlite")]
@@ -57,7 +58,9 @@ impl Fenced for Fence {
 
     fn enter(&mut self, resource: &str, token: FencingToken) -> Result<(), Stale> {
         match self.seen.get_mut(resource) {
-            Some(seen) if *seen > token => Err(Stale { resource: resource.to_owned(), token, seen: seen.get() }),
+            Some(seen) if *seen > token && !planted!(FenceAcceptsLower) => {
+                Err(Stale { resource: resource.to_owned(), token, seen: seen.get() })
+            }
             Some(seen) => {
                 *seen = token;
                 Ok(())

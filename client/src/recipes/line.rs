@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use conclave_faults::planted;
 use conclave_proto::{FencingToken, NodePath, Revision, v1};
 use tokio::sync::oneshot;
 
@@ -113,12 +114,17 @@ impl Line {
             grant.await.unwrap_or_else(|_| Err(gone()))?;
         }
         // The grant may have been long on its way to a process that was stopped.
-        shared.check().map_err(|reason| Error::session_lost(&reason, Effect::None))?;
+        if !planted!(NoCheckAfterWait) {
+            shared.check().map_err(|reason| Error::session_lost(&reason, Effect::None))?;
+        }
         let node_path = match result.results.swap_remove(queue_op).result {
             Some(v1::op_result::Result::Created(created)) => created.path,
             _ => return Err(gone()),
         };
-        let revision = Revision(result.revision);
+        let revision = match planted!(TokenFromSequence) {
+            true => Revision(node_path.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default()),
+            false => Revision(result.revision),
+        };
         let token = FencingToken::new(shared.with(|core, _| core.fence_epoch()), revision);
         Ok(Ok(Guard::new(hold, self.path.clone(), node_path, token)))
     }

@@ -20,6 +20,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
+use conclave_faults::planted;
 use conclave_proto::{Revision, v1};
 use tokio::sync::oneshot;
 use v1::{client_item::Item as ClientItem, server_item::Item as ServerItem, session_ended::Reason as EndReason};
@@ -412,7 +413,7 @@ impl Core {
     }
 
     fn deadline_after(&self, sent: BootTime) -> BootTime {
-        let margin = self.ttl_ms / DRIFT_PARTS + DRIFT_FIXED_MS;
+        let margin = if planted!(NoDriftAllowance) { 0 } else { self.ttl_ms / DRIFT_PARTS + DRIFT_FIXED_MS };
         sent.plus_ms(self.ttl_ms.saturating_sub(margin))
     }
 
@@ -681,6 +682,10 @@ impl Core {
         self.ids += 1;
         let wire = self.ids;
         let Some(slot) = self.watches.get_mut(&key) else { return };
+        if planted!(WatchResumesLate) && slot.wire != 0 {
+            slot.next += 1;
+        }
+        let again = u64::from(planted!(WatchDuplicate) && slot.wire != 0 && slot.next > 1);
         slot.state = WatchState::Opening;
         slot.wire = wire;
         self.wires.insert(wire, key);
@@ -688,7 +693,7 @@ impl Core {
             watch: wire,
             path: slot.path.clone(),
             scope: slot.scope,
-            from_revision: slot.next,
+            from_revision: slot.next - again,
         }));
     }
 
@@ -928,7 +933,7 @@ impl Core {
                 ServerItem::WatchEnded(_) if ends => Advice::Stay,
                 ServerItem::WatchEnded(ended) => self.on_watch_ended(ended),
                 ServerItem::QueueReady(ready) => self.on_queue_ready(&ready),
-                ServerItem::KeepAlive(ack) => self.on_keep_alive(ack),
+                ServerItem::KeepAlive(ack) => self.on_keep_alive(now, ack),
                 ServerItem::Ended(ended) => self.on_ended(&ended),
             };
             if advice != Advice::Stay {
@@ -966,6 +971,9 @@ impl Core {
                 self.lose(LostReason::Replaced);
                 return Advice::Stop;
             }
+            if planted!(NewNumbersOnReconnect) {
+                self.base = last + 1;
+            }
             self.keep_alive_due = true;
         }
         self.welcomed = true;
@@ -984,7 +992,7 @@ impl Core {
             }
         }
         for key in self.holds.keys().copied().collect::<Vec<_>>() {
-            if self.holds[&key].state == HoldState::Waiting {
+            if self.holds[&key].state == HoldState::Waiting && !planted!(WaitForgottenOnReconnect) {
                 self.send_queue_watch(key);
             }
         }
@@ -1002,13 +1010,14 @@ impl Core {
         }));
     }
 
-    fn on_keep_alive(&mut self, ack: v1::KeepAliveAck) -> Advice {
+    fn on_keep_alive(&mut self, now: BootTime, ack: v1::KeepAliveAck) -> Advice {
         while let Some(&(id, sent)) = self.keep_alives.front() {
             if id > ack.id {
                 break;
             }
             self.keep_alives.pop_front();
             if id == ack.id {
+                let sent = if planted!(DeadlineFromAcknowledgement) { now } else { sent };
                 self.confirmed = self.confirmed.max(sent);
                 self.deadline = self.deadline.max(Some(self.deadline_after(sent)));
                 self.keep_alive_at = Some(sent.plus_ms(self.period_ms()));
@@ -1097,7 +1106,9 @@ impl Core {
         };
         if hold.state == HoldState::Abandoned {
             self.holds.remove(&key);
-            self.push(release_body(path, revision), Completion::None);
+            if !planted!(AbandonedHoldKept) {
+                self.push(release_body(path, revision), Completion::None);
+            }
             return;
         }
         let granted = ready || hold.state == HoldState::Creating(true);
@@ -1209,7 +1220,7 @@ impl Core {
         self.seen = self.seen.max(events.revision);
         let Some(&key) = self.wires.get(&events.watch) else { return Advice::Stay };
         let Some(slot) = self.watches.get_mut(&key) else { return Advice::Stay };
-        if events.revision < slot.next {
+        if events.revision < slot.next && !planted!(WatchDuplicate) {
             return Advice::Stay;
         }
         slot.next = events.revision + 1;
@@ -1310,7 +1321,8 @@ impl Core {
         }
         tracing::debug!(session = self.session, %reason, "session lost");
         for call in self.calls.drain(..).filter(|call| !call.answered) {
-            let effect = if call.ever_sent { Effect::Unknown } else { Effect::None };
+            let unknown = call.ever_sent && !planted!(UnknownIsFailure);
+            let effect = if unknown { Effect::Unknown } else { Effect::None };
             let error = Error::session_lost(&reason, effect);
             match call.completion {
                 Completion::None => {}

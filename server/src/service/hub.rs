@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use conclave_faults::planted;
 use conclave_proto::{
     Index as LogIndex, NodePath, Revision, SessionId,
     v1::{self, Scope, server_item::Item as Wire, session_ended, watch_ended},
@@ -262,17 +263,20 @@ impl Hub {
         let newest = machine.revision();
         let from = if open.from_revision == 0 { newest.next() } else { Revision(open.from_revision) };
         let behind = from <= newest;
+        let asked = from;
+        let from = if planted!(CompactedNotTold) { from.max(machine.oldest_revision()) } else { from };
         if behind && from < machine.oldest_revision() {
             inner.totals.compacted += 1;
             stream.outbox.notice(compacted(open.watch, from, machine.oldest_revision()));
             return Ok(());
         }
-        stream.outbox.notice(Wire::WatchStarted(v1::WatchStarted { watch: open.watch, from_revision: from.0 }));
+        stream.outbox.notice(Wire::WatchStarted(v1::WatchStarted { watch: open.watch, from_revision: asked.0 }));
         let outbox = stream.outbox.clone();
         if behind {
             stream.behind += 1;
             stream.lower_hold(from);
         }
+        let from = if planted!(WatchGap) && behind { from.next() } else { from };
         let key = inner.watches.next_key();
         let place = inner.index.add(&path, scope, key);
         stream.watches.insert(open.watch, Ref::Watch(key));
@@ -731,6 +735,14 @@ impl Inner {
                 self.end_too_large(stream, name, changes.revision, bytes);
                 continue;
             }
+            let (first, rest) = group.split_at(group.len() - 1);
+            let group = match first {
+                [_, ..] if planted!(WatchTorn) => {
+                    let _ = watch.outbox.events(events_of(watch.name, first, changes, encoded));
+                    rest
+                }
+                _ => group,
+            };
             match watch.outbox.events(events_of(watch.name, group, changes, encoded)) {
                 Ok(()) => {
                     self.totals.events += 1;

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use conclave_faults::planted;
 use conclave_proto::{NodePath, Revision};
 use conclave_state::{Change, Machine, QueuePlace};
 
@@ -187,6 +188,12 @@ impl<T> Queues<T> {
         while let Some(group) = self.parents.get(above).and_then(|groups| groups.get(at)) {
             let &(_, key) = group.waiting.first().expect("a group is never empty");
             match machine.queue_place(&self.pending[&key].path, group.permits, &group.blocking) {
+                QueuePlace::Waiting if planted!(LostWakeUp) => drop(self.cancel(key)),
+                QueuePlace::Waiting if planted!(WakesEverybody) => fired.extend(self.cancel(key).map(Fired::Ready)),
+                QueuePlace::Waiting if planted!(MiddleLeaverGrants) => {
+                    fired.extend(self.cancel(key).map(Fired::Ready));
+                    at += 1;
+                }
                 QueuePlace::Waiting => at += 1,
                 // If this was the group's last, another group may have taken its place: look at `at` again.
                 QueuePlace::Ready => fired.extend(self.cancel(key).map(Fired::Ready)),

@@ -10,6 +10,7 @@
 
 pub mod brute;
 pub mod check;
+pub mod generate;
 pub mod history;
 pub mod locks;
 pub mod model;

@@ -27,12 +27,7 @@ pub(super) fn check(holds: &Holds, slots: &[Slots], rules: Rules) -> Result<(), 
     if holds.refusals.is_empty() {
         return Ok(());
     }
-    let full = if rules.permits > 1 {
-        full_semaphore(&holds.holds, slots, rules.permits as usize)
-    } else {
-        held(&holds.holds, slots)
-    };
-    let unexplained: Vec<Refusal> = holds.refusals.iter().copied().filter(|refusal| !within(&full, *refusal)).collect();
+    let (full, unexplained) = explain(holds, slots, rules);
     if unexplained.is_empty() {
         return Ok(());
     }
@@ -40,6 +35,22 @@ pub(super) fn check(holds: &Holds, slots: &[Slots], rules: Rules) -> Result<(), 
         return impossible(holds, rules, &unexplained);
     }
     fill(holds, &full, rules, &unexplained)
+}
+
+/// When there was no room, by this schedule, and the attempts that it does not explain.
+fn explain(holds: &Holds, slots: &[Slots], rules: Rules) -> (Vec<Full>, Vec<Refusal>) {
+    let full = if rules.permits > 1 {
+        full_semaphore(&holds.holds, slots, rules.permits as usize)
+    } else {
+        held(&holds.holds, slots)
+    };
+    let unexplained = holds.refusals.iter().copied().filter(|refusal| !within(&full, *refusal)).collect();
+    (full, unexplained)
+}
+
+/// Whether this schedule explains all.
+pub(super) fn explained(holds: &Holds, slots: &[Slots], rules: Rules) -> bool {
+    explain(holds, slots, rules).1.is_empty()
 }
 
 /// From each grant to its latest end: one for each hold, in order.

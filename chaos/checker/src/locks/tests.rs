@@ -85,7 +85,7 @@ fn start(rng: &mut Rng, rules: Rules, busy: &[Vec<i64>], slot: usize) -> (Functi
     };
     if rng.u8(..12) == 0 {
         let value = if rules.fenced { token(rng) } else { Value::Null };
-        let named = Value::Int(rng.i64(..busy.len() as i64));
+        let named = Value::Int(rng.i64(0..busy.len() as i64));
         return (Function::Expire, if rules.fenced || rng.bool() { value } else { named });
     }
     if rules.election {

@@ -121,11 +121,10 @@ impl Spec for Known {
                 }
             }
             Function::List => {
-                if numbers(&operation.result).is_some_and(|seen| {
+                let same = numbers(&operation.result).is_some_and(|seen| {
                     seen.len() == state.children.len() && state.children.iter().all(|(child, _)| seen.contains(child))
-                }) {
-                    next.push(state.clone());
-                }
+                });
+                next.extend(same.then(|| state.clone()));
             }
             Function::Expire => {
                 let gone = self.gone(operation);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Function, Operation, Value,
+    Function, Operation, Outcome, Value,
     model::{Spec, admit_functions},
 };
 
@@ -44,7 +44,12 @@ pub(crate) fn micros(value: &Value) -> Result<Vec<Micro<'_>>, String> {
 
 /// What is known of a transaction: its result, or else its argument.
 pub(crate) fn known(operation: &Operation) -> &Value {
-    if operation.result.is_null() { &operation.argument } else { &operation.result }
+    // A failed one may carry an error instead.
+    if operation.outcome == Outcome::Ok && !operation.result.is_null() {
+        &operation.result
+    } else {
+        &operation.argument
+    }
 }
 
 impl Spec for ListAppend {

@@ -1,4 +1,6 @@
-//! Writes pages to look at: `cargo run -p conclave-checker --example report -- DIRECTORY`.
+//! Writes pages to look at: `cargo run -p conclave-checker --example report -- DIRECTORY [OPERATIONS]`.
+//!
+//! `OPERATIONS` is the size of the largest, 100,000 if not said.
 
 #[path = "../tests/stories/mod.rs"]
 mod stories;
@@ -9,6 +11,7 @@ use conclave_checker::report::{Report, render};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let to = PathBuf::from(env::args_os().nth(1).ok_or("give the directory to write to")?);
+    let largest = env::args().nth(2).map_or(Ok(100_000), |operations| operations.parse())?;
     fs::create_dir_all(&to)?;
 
     let (history, judgement) = stories::double_grant(7);
@@ -24,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     fs::write(to.join("lock.html"), page)?;
 
-    for (name, operations, bad) in [("register", 600, true), ("good", 3_000, false), ("large", 100_000, true)] {
+    for (name, operations, bad) in [("register", 600, true), ("good", 3_000, false), ("large", largest, true)] {
         let (history, judgement) = stories::registers(1, operations, 25, &["x", "y", "z"], bad);
         let title = format!("{name}.jsonl");
         fs::write(to.join(format!("{name}.html")), render(&Report::new(&title, "cas-register", &history, &judgement)))?;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use browser::Browser;
 use conclave_checker::{
-    Function, History, Judgement, Outcome, Refutation, Value,
+    Function, History, Judgement, Outcome, Refutation, Value, Verdict,
+    history::NO_TIME,
     report::{Report, render},
 };
 use serde_json::{Value as Json, json};
@@ -261,6 +262,100 @@ fn wheel_drag_and_two_fingers() {
     shown.clean();
 }
 
+#[test]
+fn histories_without_times_operations_or_a_verdict_are_drawn_too() {
+    // No times: the axis is the order of events, and there is no other.
+    let (mut history, judgement) = stories::registers(5, 400, 6, &["x"], true);
+    for operation in &mut history.operations {
+        (operation.called_ns, operation.returned_ns) = (NO_TIME, NO_TIME);
+    }
+    let mut shown = Shown::new(WIDE, &Report::new("untimed.edn", "register", &history, &judgement));
+    assert_eq!(shown.ask("view.axis"), json!("order"));
+    assert_eq!(shown.browser.ask("document.getElementById('axis').hidden"), json!(true));
+    shown.browser.press("t");
+    assert_eq!(shown.ask("view.axis"), json!("order"));
+    let culprit = judgement.refutations[0].culprit;
+    assert!(redness(&mut shown, culprit) > 100);
+    shown.browser.picture("untimed");
+    shown.clean();
+
+    // Nothing at all, and a limit that was hit.
+    let empty = History::default();
+    let verdict = Verdict::Unknown("The search reached its limit of 60 s after 12 of 40 keys.".into());
+    let unknown = Judgement { verdict, ..stories::judgement(&empty, Vec::new()) };
+    let mut shown = Shown::new(WIDE, &Report::new("empty.jsonl", "kv", &empty, &unknown));
+    for key in ["0", "+", "-", "ArrowRight", "n", "p", "t"] {
+        shown.browser.press(key);
+    }
+    assert_eq!(shown.ask("framed"), json!([]));
+    assert_eq!(shown.browser.ask("document.querySelector('h1').innerText"), json!("Unknown"));
+    shown.browser.picture("empty");
+    shown.clean();
+}
+
+#[test]
+fn many_crashed_processes_and_several_bad_keys() {
+    // Each operation by a process of its own, as after crashes; every second key has a stale read.
+    let keys: Vec<String> = (0..12).map(|key| format!("k{key}")).collect();
+    let mut calls = Vec::new();
+    let mut wrong = Vec::new();
+    for number in 0..2_400_u32 {
+        let (key, from_ns) = (number % 12, i64::from(number) * 10_000);
+        let round = i64::from(number / 12);
+        let stale = key % 2 == 0 && round == 101;
+        let read = round % 2 == 1;
+        calls.push(stories::Call {
+            process: number,
+            key,
+            function: if read { Function::Read } else { Function::Write },
+            argument: if read { Value::Null } else { Value::Int(round) },
+            result: if stale {
+                Value::Int(0)
+            } else if read {
+                Value::Int(round - 1)
+            } else {
+                Value::Null
+            },
+            outcome: Outcome::Ok,
+            from_ns,
+            until_ns: Some(from_ns + 9_000),
+        });
+        if stale {
+            wrong.push(Refutation {
+                key,
+                operations: vec![number - 12, number],
+                culprit: number,
+                cause: format!("read of k{key} returned 0 after 100 had been written"),
+            });
+        }
+    }
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let (history, _) = stories::history(&calls, 2_400, &keys, &[]);
+    let judgement = stories::judgement(&history, wrong.clone());
+    let mut shown = Shown::new(WIDE, &Report::new("crashes.jsonl", "register", &history, &judgement));
+    shown.browser.picture("several");
+    assert_eq!(wrong.len(), 6);
+    let mut seen = Vec::new();
+    for _ in 0..12 {
+        shown.browser.press("n");
+        let (culprit, selected) = (shown.ask("culprit"), shown.ask("selected"));
+        let at = wrong.iter().position(|one| json!(one.culprit) == culprit).unwrap();
+        // The frame is there, the operation is in the window, and the sentence is its key's.
+        let operation = u32::try_from(selected.as_u64().unwrap()).unwrap();
+        assert!(wrong[at].operations.contains(&operation));
+        let [x, y, ..] = shown.bar(operation);
+        assert!(x > 132.0 && x < 1440.0 && y > 0.0 && y < 900.0, "{x} {y}");
+        assert!(redness(&mut shown, operation) > 100);
+        assert_eq!(shown.browser.ask("document.querySelector('#note p').textContent"), json!(wrong[at].cause));
+        seen.push(operation);
+    }
+    seen.sort_unstable();
+    let mut all: Vec<u32> = wrong.iter().flat_map(|one| one.operations.clone()).collect();
+    all.sort_unstable();
+    assert_eq!(seen, all);
+    shown.clean();
+}
+
 /// WCAG's contrast of two colours given as `#rrggbb`.
 fn contrast(one: &str, other: &str) -> f64 {
     let luminance = |colour: &str| {
@@ -388,7 +483,9 @@ fn a_hundred_thousand_operations_stay_usable() {
     // For people to read, in the processor time of the page's thread: a busy machine does not change it much.
     shown.browser.call("Performance.enable", json!({"timeDomain": "threadTicks"}));
     for (zoom, key) in [("as it is", None), ("everything", Some("0"))] {
-        key.map(|key| shown.browser.press(key));
+        if let Some(key) = key {
+            shown.browser.press(key);
+        }
         let before = shown.browser.busy_seconds();
         for key in ["ArrowLeft", "ArrowRight"].repeat(20) {
             shown.browser.press(key);

@@ -242,7 +242,7 @@ function paintLock(lane, y) {
   });
 }
 
-const inConflict = (op) => data.refutations[current.refutation]?.operations.includes(op) ?? false;
+const inConflict = (op) => conflicts[current.refutation]?.has(op) ?? false;
 
 // Of other keys than the one that is in question.
 function dimmed(op) {
@@ -324,6 +324,7 @@ function paintFrames() {
   data.refutations.forEach((refutation, at) => {
     const chosen = at === current.refutation;
     for (const op of refutation.operations) {
+      if (fromOf(op) > view.to) continue;
       const bar = barOf(op);
       if (!bar || bar.x > width + 20 || bar.x + bar.w < gutter - 20) continue;
       const culprit = op === refutation.culprit;

@@ -4,6 +4,7 @@ const byName = new Intl.Collator("en", { numeric: true }).compare;
 const hiddenFunctions = new Set();
 let filterText = "";
 let lanes = [];
+let laneOfProcess = new Map();
 let lanesHeight = 0;
 // Operations that pass the filter, and those among them whose function is not switched off.
 let matching = new Uint8Array(ops.count), shown = new Uint8Array(ops.count);
@@ -160,6 +161,7 @@ function offendingSets() {
 
 function buildLanes() {
   lanes = [...faultLanes(), ...serverLanes(), ...lockLanes(), ...clientLanes()];
+  laneOfProcess = new Map(lanes.filter((lane) => lane.kind === "client").map((lane) => [lane.process, lane]));
   placeLanes();
 }
 

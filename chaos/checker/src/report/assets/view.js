@@ -40,9 +40,7 @@ function showOps(list) {
   show(from - room, to + room);
 }
 
-function laneOf(op) {
-  return lanes.find((lane) => lane.kind === "client" && lane.process === ops.process[op]);
-}
+const laneOf = (op) => laneOfProcess.get(ops.process[op]);
 function reveal(op) {
   const lane = laneOf(op);
   if (!lane) return;
@@ -54,6 +52,7 @@ function reveal(op) {
 // All offending operations, refutation by refutation.
 const offending = data.refutations.flatMap((refutation, at) => refutation.operations.map((op) => ({ refutation: at, op })));
 const offendingOps = new Set(offending.map(({ op }) => op));
+const conflicts = data.refutations.map((refutation) => new Set(refutation.operations));
 
 function showRefutation(at) {
   current.refutation = at;

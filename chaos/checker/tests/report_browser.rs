@@ -200,6 +200,10 @@ fn the_filter_keeps_what_matches_by_key_process_function_and_text() {
         ("f:try_acquire".into(), count(&|one| one.function == Function::TryAcquire)),
         ("key:\"/locks/orders/42\" f:release".into(), count(&|one| one.key == 0 && one.function == Function::Release)),
         (format!("f:acquire {token}"), 1),
+        (
+            "process:1 process:2 f:release".into(),
+            count(&|one| [1, 2].contains(&one.process) && one.function == Function::Release),
+        ),
         ("no such thing".into(), 0),
     ];
     for (text, expected) in cases {
@@ -334,6 +338,9 @@ fn many_crashed_processes_and_several_bad_keys() {
     let judgement = stories::judgement(&history, wrong.clone());
     let mut shown = Shown::new(WIDE, &Report::new("crashes.jsonl", "register", &history, &judgement));
     shown.browser.picture("several");
+    // Processes that follow each other share a lane.
+    assert_eq!(shown.ask("lanes.length"), json!(1));
+    assert_eq!(shown.ask("shown"), json!(2_400));
     assert_eq!(wrong.len(), 6);
     let mut seen = Vec::new();
     for _ in 0..12 {

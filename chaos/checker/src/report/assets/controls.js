@@ -120,7 +120,7 @@ function selectOp(op) {
 }
 // A lane alone; again, and all are back.
 function isolate(lane) {
-  const term = lane.kind === "client" ? filterTerm("process", data.processes[lane.process])
+  const term = lane.kind === "client" ? lane.processes.slice(0, 200).map((process) => filterTerm("process", data.processes[process])).join(" ")
     : lane.kind === "lock" && keyName(lane.key) !== null ? filterTerm("key", keyName(lane.key)) : null;
   if (term === null) return;
   const input = element("filter");

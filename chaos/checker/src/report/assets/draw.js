@@ -415,7 +415,7 @@ function paintGutter(visible, top) {
   pen.textBaseline = "middle";
   const bad = offendingSets();
   for (const lane of visible) {
-    const y = lane.y - top, mark = current.refutation >= 0 && (lane.kind === "client" ? bad.processes.has(lane.process) : lane.kind === "lock" && bad.keys.has(lane.key));
+    const y = lane.y - top, mark = current.refutation >= 0 && (lane.kind === "client" ? lane.processes.some((process) => bad.processes.has(process)) : lane.kind === "lock" && bad.keys.has(lane.key));
     if (mark) {
       pen.fillStyle = ink.bad;
       pen.beginPath();

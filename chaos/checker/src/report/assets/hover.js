@@ -41,7 +41,7 @@ const stamp = (op, which) => {
 };
 
 function details({ kind, item, lane }) {
-  if (kind === "label") return { title: lane.label, rows: [["", lane.kind === "client" || lane.kind === "lock" ? "click to see it alone" : `${lane.rows[0].count} in all`]] };
+  if (kind === "label") return { title: lane.label, rows: [["processes", lane.processes?.length > 1 ? `${lane.processes.length}, one after the other` : ""], ["", lane.kind === "client" || lane.kind === "lock" ? "click to see it alone" : `${lane.rows[0].count} in all`]] };
   if (kind === "fault") {
     const fault = data.faults[item];
     const when = (at) => (fault[axis.name][at] === null ? "not ended" : axis === axes.time ? formatTime(fault.time[at]) : `event ${fault.order[at]}`);

@@ -36,19 +36,27 @@ function filterTerm(field, word) {
   return `${field}:${/^[^\s"\\:]+$/.test(word) ? word : `"${word.replace(/["\\]/g, "\\$&")}"`}`;
 }
 
+// Words must all match; of those for the same field, one must.
 function applyFilter() {
-  const tests = filterTerms(filterText).map(({ field, word }) => {
+  const exact = { key: [data.keys, ops.key], process: [data.processes, ops.process], f: [data.functions, ops.function] };
+  const wanted = new Map(), tests = [];
+  for (const { field, word } of filterTerms(filterText)) {
+    if (field) {
+      if (!wanted.has(field)) wanted.set(field, new Set());
+      wanted.get(field).add(word);
+      continue;
+    }
     const lower = word.toLowerCase();
-    const exact = (names) => Uint8Array.from(names, (name) => name === word);
     const within = (names) => Uint8Array.from(names, (name) => (name ?? "").toLowerCase().includes(lower));
-    if (field === "key") { const is = exact(data.keys); return (op) => is[ops.key[op]]; }
-    if (field === "process") { const is = exact(data.processes); return (op) => is[ops.process[op]]; }
-    if (field === "f") { const is = exact(data.functions); return (op) => is[ops.function[op]]; }
     const key = within(data.keys), f = within(data.functions), value = within(data.texts);
     const process = within(data.processes.map((_, at) => clientName(at)));
-    return (op) => key[ops.key[op]] || f[ops.function[op]] || process[ops.process[op]]
-      || value[ops.argument[op]] || value[ops.result[op]];
-  });
+    tests.push((op) => key[ops.key[op]] || f[ops.function[op]] || process[ops.process[op]]
+      || value[ops.argument[op]] || value[ops.result[op]]);
+  }
+  for (const [field, words] of wanted) {
+    const [names, column] = exact[field], is = Uint8Array.from(names, (name) => words.has(name));
+    tests.push((op) => is[column[op]]);
+  }
   const off = Uint8Array.from(data.functions, (name) => hiddenFunctions.has(name));
   for (let op = 0; op < ops.count; op++) {
     matching[op] = tests.every((test) => test(op)) ? 1 : 0;
@@ -109,24 +117,54 @@ function lockLanes() {
   return made.sort((a, b) => bad.has(b.key) - bad.has(a.key) || byName(a.label, b.label));
 }
 
-function clientLanes() {
+// Operations that pass the filter, in order, and those that took a lock, for each process that has any.
+function byProcess() {
   const counts = new Uint32Array(data.processes.length);
   for (let op = 0; op < ops.count; op++) counts[ops.process[op]] += shown[op];
-  const all = Array.from(counts, (count) => new Uint32Array(count));
+  const clients = Array.from(counts, (count, process) => ({ processes: [process], items: new Uint32Array(count), held: [] }));
   counts.fill(0);
-  for (let op = 0; op < ops.count; op++) if (shown[op]) all[ops.process[op]][counts[ops.process[op]]++] = op;
-  const held = new Map();
-  for (let hold = 0; hold < holds.count; hold++) {
-    if (!matching[holds.acquire[hold]]) continue;
-    const process = ops.process[holds.acquire[hold]];
-    if (!held.has(process)) held.set(process, []);
-    held.get(process).push(hold);
+  for (let op = 0; op < ops.count; op++) {
+    const process = ops.process[op];
+    if (shown[op]) clients[process].items[counts[process]++] = op;
   }
-  const made = [];
-  all.forEach((items, process) => {
-    if (!items.length && !held.has(process)) return;
+  for (let hold = 0; hold < holds.count; hold++) {
+    const acquire = holds.acquire[hold];
+    if (matching[acquire]) clients[ops.process[acquire]].held.push(hold);
+  }
+  return clients.filter((client) => client.items.length || client.held.length);
+}
+
+// Processes that crash are followed by new ones: where there are many, those that do not overlap share a lane.
+const MANY_PROCESSES = 40;
+function share(clients) {
+  const lives = clients.map((client) => {
+    let from = Infinity, until = -Infinity;
+    for (const op of [...client.items, ...client.held.map((hold) => holds.release[hold]).filter((op) => op >= 0)]) {
+      from = Math.min(from, fromOf(op));
+      until = Math.max(until, untilOf(op) === Infinity ? fromOf(op) : untilOf(op));
+    }
+    return { client, from, until };
+  }).sort((a, b) => a.from - b.from);
+  const shared = [], ends = [];
+  for (const { client, from, until } of lives) {
+    let at = ends.findIndex((end) => end < from);
+    if (at < 0) at = shared.length;
+    (shared[at] ??= []).push(client);
+    ends[at] = until;
+  }
+  return shared.map((all) => ({
+    processes: all.flatMap((one) => one.processes),
+    items: Uint32Array.from(all.flatMap((one) => [...one.items])),
+    held: all.flatMap((one) => one.held),
+  }));
+}
+
+function clientLanes() {
+  let clients = byProcess();
+  if (clients.length > MANY_PROCESSES) clients = share(clients);
+  const made = clients.map(({ processes, items, held }) => {
     const row = spans(items, fromOf, untilOf);
-    // An operation that never returned is drawn up to the next one of its process.
+    // An operation that never returned is drawn up to the next one of its lane.
     for (let i = 0; i + 1 < row.count; i++) if (row.until[i] === Infinity) row.until[i] = row.from[i + 1];
     for (let i = 0; i < row.count; i++) row.reach[i] = Math.max(row.until[i], i ? row.reach[i - 1] : 0);
     row.sums = CATEGORIES.map((_, category) => {
@@ -136,14 +174,14 @@ function clientLanes() {
     });
     row.unknown = new Uint32Array(row.count + 1);
     for (let i = 0; i < row.count; i++) row.unknown[i + 1] = row.unknown[i] + (ops.outcome[row.items[i]] === UNKNOWN);
-    const mine = held.get(process);
-    made.push({
-      kind: "client", label: clientName(process), process, rows: [row], rowHeight: mine ? 28 : 24,
-      held: mine && spans(mine, holdFrom, holdUntil),
-    });
+    const names = processes.map((process) => data.processes[process]);
+    return {
+      kind: "client", label: names.length > 1 ? `clients ${names.slice(0, 20).join(", ")}` : clientName(processes[0]), processes,
+      rows: [row], rowHeight: held.length ? 28 : 24, held: held.length ? spans(held, holdFrom, holdUntil) : null,
+    };
   });
-  const bad = offendingSets().processes;
-  return made.sort((a, b) => bad.has(b.process) - bad.has(a.process) || byName(a.label, b.label));
+  const bad = offendingSets().processes, is = (lane) => lane.processes.some((process) => bad.has(process));
+  return made.sort((a, b) => is(b) - is(a) || byName(a.label, b.label));
 }
 
 // Keys and processes that come first: those of the refutation in view, or of all if none is.
@@ -161,21 +199,22 @@ function offendingSets() {
 
 function buildLanes() {
   lanes = [...faultLanes(), ...serverLanes(), ...lockLanes(), ...clientLanes()];
-  laneOfProcess = new Map(lanes.filter((lane) => lane.kind === "client").map((lane) => [lane.process, lane]));
+  laneOfProcess = new Map(lanes.filter((lane) => lane.kind === "client")
+    .flatMap((lane) => lane.processes.map((process) => [process, lane])));
   placeLanes();
 }
 
 // Room below the culprit's lane for the sentence of cause, so that it covers nothing.
 function placeLanes() {
   const culprit = current.refutation < 0 ? -1 : data.refutations[current.refutation].culprit;
-  const process = culprit >= 0 && shown[culprit] ? ops.process[culprit] : -1;
+  const below = culprit >= 0 && shown[culprit] ? laneOf(culprit) : null;
   let y = 4, kind = null;
   for (const lane of lanes) {
     if (kind !== null && lane.kind !== kind) y += 9;
     kind = lane.kind;
     lane.y = y;
     lane.height = lane.rows.length * lane.rowHeight + (lane.kind === "lock" ? 4 : 2);
-    lane.gap = lane.kind === "client" && lane.process === process ? noteHeight + 12 : 0;
+    lane.gap = lane === below ? noteHeight + 12 : 0;
     y += lane.height + lane.gap;
   }
   lanesHeight = y + 10;

@@ -3,6 +3,8 @@
 //! With `--remote-debugging-pipe` the browser reads commands from descriptor 3 and writes answers to 4: JSON, each ended
 //! by a zero byte. A shell puts its own input and output there, so that no port and no socket is needed.
 
+#![allow(dead_code, reason = "of those who share this file, each uses a part")]
+
 use std::{
     io::{BufRead, BufReader, Write},
     path::Path,

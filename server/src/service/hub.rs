@@ -532,6 +532,12 @@ impl Hub {
         self.inner.lock().waiting.len()
     }
 
+    /// Counts since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.inner.lock().totals
+    }
+
     /// Sizes now. Looks at every stream.
     #[must_use]
     pub fn sizes(&self) -> Sizes {

@@ -1,0 +1,95 @@
+//! I7: the server never ends a session before last renewal + TTL by the leader's clock.
+//!
+//! The leader received the renewal after the client had sent it, and its clock is at most so much too fast: so by true
+//! time the session lives at least TTL / (1 + drift) from the sending. A leader whose clock leaps believes at most a second
+//! of it.
+
+use std::collections::BTreeMap;
+
+use conclave_proto::SessionId;
+use conclave_state::{EndReason, Outcome};
+
+use super::{Bounds, Found, Oracle, Seen};
+use crate::time::{MS, Micros, SECOND};
+
+/// The leader's clock counts whole milliseconds.
+const GRAIN: Micros = 3 * MS;
+
+/// See the module.
+pub struct NoEarlyEnd {
+    bounds: Bounds,
+    /// TTL in milliseconds, and since when it certainly lives on.
+    sessions: BTreeMap<SessionId, (u64, Micros)>,
+    jumps: Vec<(Micros, Micros)>,
+    expired: u64,
+    /// When, and its TTL.
+    expired_at: BTreeMap<SessionId, (Micros, u64)>,
+}
+
+impl NoEarlyEnd {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, sessions: BTreeMap::new(), jumps: Vec::new(), expired: 0, expired_at: BTreeMap::new() }
+    }
+
+    /// True time that a TTL lasts at least.
+    fn least(&self, ttl_ms: u64) -> Micros {
+        let rate = u64::try_from(1_000_000 + self.bounds.drift_ppm).expect("a clock runs forwards");
+        ttl_ms * MS * 1_000_000 / rate
+    }
+
+    fn leapt_since(&self, since: Micros) -> Micros {
+        self.jumps.iter().filter(|(when, _)| *when >= since).map(|(_, by)| by.min(&SECOND)).sum()
+    }
+}
+
+impl Oracle for NoEarlyEnd {
+    fn name(&self) -> &'static str {
+        "I7"
+    }
+
+    fn see(&mut self, at: Micros, seen: &Seen<'_>, found: &mut Found) {
+        match seen {
+            Seen::Applied { machine, applied, .. } => {
+                if let Outcome::Opened { session } = applied.outcome
+                    && let Some(opened) = machine.session(session)
+                {
+                    self.sessions.insert(session, (opened.ttl_ms, at));
+                }
+                for (session, reason) in &applied.ended {
+                    let Some((ttl_ms, since)) = self.sessions.remove(session) else { continue };
+                    if *reason != EndReason::Expired {
+                        continue;
+                    }
+                    self.expired += 1;
+                    self.expired_at.insert(*session, (at, ttl_ms));
+                    if at + self.leapt_since(since) + GRAIN < since + self.least(ttl_ms) {
+                        let why = format!(
+                            "session {session:x} (TTL {ttl_ms} ms) expired {} ms after a renewal was sent that was \
+                             acknowledged",
+                            (at - since) / MS
+                        );
+                        found.push("I7", at, why);
+                    }
+                }
+            }
+            Seen::Renewed { session, sent } => match self.sessions.get_mut(session) {
+                Some((_, since)) => *since = (*since).max(*sent),
+                // The answer was long under way: was it given for a session that was to end?
+                None => {
+                    if let Some((ended, ttl_ms)) = self.expired_at.get(session).copied()
+                        && ended + self.leapt_since(*sent) + GRAIN < *sent + self.least(ttl_ms)
+                    {
+                        let why = format!("a renewal of {session:x} was acknowledged, and the session expired");
+                        found.push("I7", at, why);
+                    }
+                }
+            },
+            Seen::Jumped { by } => self.jumps.push((at, *by)),
+            _ => {}
+        }
+    }
+
+    fn exercised(&self) -> u64 {
+        self.expired
+    }
+}

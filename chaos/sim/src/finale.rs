@@ -6,7 +6,7 @@ use conclave_state::{By, Command, Kind, Op, OpResult, Outcome, QueuePlace, Txn};
 use tokio::sync::oneshot;
 
 use crate::{
-    client::{Surroundings, within},
+    bare::{Surroundings, within},
     node::Ask,
     profile::PATIENCE,
     time::{MS, SECOND},

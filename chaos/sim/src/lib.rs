@@ -4,7 +4,7 @@
 //! production watch hub, on a simulated disk, network and clock. What befalls them is a [`plan::Plan`], grown from the
 //! seed before anything runs; what must hold is judged by the [`oracle`]s. The same seed gives the same trace.
 
-pub mod client;
+pub mod bare;
 pub mod disk;
 pub mod event;
 pub mod exec;
@@ -22,5 +22,6 @@ pub mod time;
 pub mod trace;
 pub mod world;
 
+pub use node::quiet_panics;
 pub use run::{Outcome, run, run_plan};
 pub use shrink::shrink;

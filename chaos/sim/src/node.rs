@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -266,9 +267,29 @@ pub struct Start<'a> {
     pub rng: fastrand::Rng,
 }
 
+thread_local! {
+    /// Where the last panic of this thread was.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// A simulated server is at work in it.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics of simulated servers are reported as what they are, and not printed when they happen. For the whole process.
+pub fn quiet_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or(String::new(), |place| format!(" at {}:{}", place.file(), place.line()));
+        PLACE.with_borrow_mut(|last| *last = place);
+        if !AT_WORK.get() {
+            usual(panic);
+        }
+    }));
+}
+
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    format!("{text}{}", PLACE.with_borrow(String::clone))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -286,7 +307,10 @@ fn live<T>(life: &Life, part: impl FnOnce() -> Result<T, Fatal>) -> Result<T, En
     let excused = |why: String| {
         if life.excused.load(Relaxed) { Ended::Excused(why) } else { Ended::Broken(why) }
     };
-    match catch_unwind(AssertUnwindSafe(part)) {
+    AT_WORK.set(true);
+    let result = catch_unwind(AssertUnwindSafe(part));
+    AT_WORK.set(false);
+    match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(fatal)) => Err(excused(chain(&fatal))),
         Err(panic) => match panic.downcast::<Died>() {

@@ -366,6 +366,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(classes.len(), 31, "{classes:#?}");
+        assert_eq!(classes.len(), 30, "{classes:#?}");
     }
 }

@@ -31,7 +31,7 @@ struct Local {
 impl Local {
     fn at(&self, true_us: Micros) -> Micros {
         let passed = i128::from(true_us - self.true_us);
-        let gained = passed * i128::from(self.drift_ppm) / 1_000_000;
+        let gained = (passed * i128::from(self.drift_ppm)).div_euclid(1_000_000);
         self.local_us + u64::try_from(passed + gained).expect("a clock's rate is positive")
     }
 

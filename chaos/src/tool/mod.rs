@@ -1,5 +1,7 @@
 //! The command `conclave-chaos`.
 
+mod sim;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,10 +15,14 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Do {}
+enum Do {
+    Sim(sim::Sim),
+}
 
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {}
+    match Cli::parse().command {
+        Do::Sim(sim) => sim.main(),
+    }
 }

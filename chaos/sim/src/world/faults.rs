@@ -11,7 +11,7 @@ use super::{
     servers::{Down, member},
 };
 use crate::{
-    client::within,
+    bare::within,
     event::Event,
     exec::Process,
     node::Ask,

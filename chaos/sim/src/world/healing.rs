@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::World;
 use crate::{
-    client::lock_path,
+    bare::lock_path,
     exec::Process,
     finale,
     oracle::End,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::{
-    client::{Client, Directory, Surroundings},
+    bare::{Client, Directory, Surroundings},
     event::Event,
     exec::{Executor, Next, Sim},
     net::Network,

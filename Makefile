@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench build setup
+.PHONY: help demo test cluster check fix bench build setup sim nightly-sim
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -10,6 +10,8 @@ help:
 	@echo "make fix      formats, and applies what the lints can fix"
 	@echo "make bench    three servers and 'conclave bench' (BENCH='put --clients 128' for one)"
 	@echo "make build    the binaries only"
+	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
+	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
 	@echo "The first build compiles RocksDB, about a quarter of an hour; it is kept outside the checkout."
 
 setup:
@@ -36,3 +38,9 @@ fix: setup
 
 bench: build
 	@sh scripts/bench.sh $(BENCH)
+
+sim: build
+	@sh scripts/sim.sh $(SIM)
+
+nightly-sim: build
+	@sh scripts/sim.sh --nightly

@@ -42,6 +42,18 @@ mod tests {
     }
 
     #[test]
+    fn old_seeds_stay_clean() {
+        let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
+        for line in lines {
+            let mut words = line.split_whitespace();
+            let profile = by_name(words.next().expect("a profile")).expect("there is one");
+            let seed = words.next().and_then(|word| word.parse().ok()).expect("a seed");
+            let outcome = run(seed, profile, None, Trace::default());
+            assert_eq!(outcome.violation, None, "{line}");
+        }
+    }
+
+    #[test]
     fn nothing_is_broken_where_nothing_breaks() {
         let calm = by_name("calm").expect("there is one");
         for seed in 0..3 {

@@ -38,7 +38,7 @@ pub fn find(bugs: &[Bug], sim: &Sim, profile: &Profile) -> anyhow::Result<bool> 
     let (from, until) = sim.seeds.unwrap_or((0, u64::MAX));
     let within = Some(sim.within()?.unwrap_or(WITHIN));
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_header(vec!["planted bug", "seeds", "simulated s", "s", "found by"]);
+    table.load_style(presets::ASCII_MARKDOWN).set_header(vec!["planted bug", "seeds", "simulated s", "s", "found by"]);
     let mut missed = 0;
     for bug in bugs {
         let bar = progress(None);

@@ -32,7 +32,7 @@ pub fn speed(summary: &Summary, took: Duration) -> String {
 
 fn rows<K: ToString>(title: &str, rows: impl IntoIterator<Item = (K, u64)>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     for (name, number) in rows {
         table.add_row(vec![format!("  {}", name.to_string()), number.to_string()]);
     }
@@ -70,7 +70,7 @@ pub fn print(hunt: &Hunt, profile: &Profile) {
     );
     println!("Invariants");
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     for (name, about) in INVARIANTS {
         let times = summary.exercised.get(name).copied().unwrap_or_default();
         let runs = summary.exercised_runs.get(name).copied().unwrap_or_default();

@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench build setup sim nightly-sim
+.PHONY: help demo test cluster check fix bench build build-faulty setup sim nightly-sim
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -9,7 +9,7 @@ help:
 	@echo "make check    format, lints, documentation, dependency policy; touches nothing"
 	@echo "make fix      formats, and applies what the lints can fix"
 	@echo "make bench    three servers and 'conclave bench' (BENCH='put --clients 128' for one)"
-	@echo "make build    the binaries only"
+	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
 	@echo "The first build compiles RocksDB, about a quarter of an hour; it is kept outside the checkout."
@@ -19,6 +19,9 @@ setup:
 
 build: setup
 	@sh scripts/build.sh
+
+build-faulty: setup
+	@sh scripts/build.sh --faulty
 
 demo: build
 	@sh scripts/demo.sh $(DEMO)

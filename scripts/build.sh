@@ -3,12 +3,17 @@
 #
 #   sh scripts/build.sh            the binaries: conclaved, conclave, conclave-demo
 #   sh scripts/build.sh --tests    and the tests
+#   sh scripts/build.sh --faulty   conclaved-faulty and conclave-chaos-faulty, which can be broken on purpose
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 targets="--bins"
-[ "${1:-}" = "--tests" ] && targets="--bins --tests"
+scope="$CARGO_SCOPE"
+case "${1:-}" in
+    --tests) targets="--bins --tests" ;;
+    --faulty) scope="$CARGO_SCOPE_FAULTS" targets="--bin conclaved-faulty --bin conclave-chaos-faulty" ;;
+esac
 
 # Object files of one RocksDB build; only for the progress line.
 rocksdb_objects=343
@@ -38,4 +43,4 @@ END
 fi
 
 # shellcheck disable=SC2086 # lists of arguments
-cargo build $CARGO_SCOPE $targets
+cargo build $scope $targets

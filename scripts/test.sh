@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 sh scripts/setup.sh --tests
 sh scripts/build.sh --tests
+# The same programs with what can be broken on purpose: tests of fail points and planted bugs start these.
+sh scripts/build.sh --faulty
 # shellcheck disable=SC2086 # lists of arguments
 if [ $# -eq 0 ]; then
     cargo test $CARGO_SCOPE --doc --quiet

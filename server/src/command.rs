@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use conclave_faults::point;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -86,6 +87,7 @@ impl Settings {
         let text = match &self.config {
             None => None,
             Some(path) => {
+                point!("config-read", |source| Err(ConfigError::Read { path: path.clone(), source }));
                 Some(std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?)
             }
         };
@@ -102,13 +104,17 @@ impl Settings {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(why) = break_on_purpose() {
+        eprintln!("conclaved: {why}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
     let config = match cli.settings.load() {
         Ok(config) => config,
         Err(error) => return complain(&error, EXIT_CONFIG),
     };
     match cli.command {
         Some(Do::CheckConfig) => {
-            print!("{}", toml::to_string(&config).expect("a configuration can be written"));
+            print!("{}", config.to_toml());
             ExitCode::SUCCESS
         }
         Some(Do::Healthcheck) => match healthcheck(&config) {
@@ -120,6 +126,12 @@ pub fn main() -> ExitCode {
         },
         None => serve(config),
     }
+}
+
+/// What the environment says is to be broken on purpose in this process; nothing in a release.
+fn break_on_purpose() -> Result<(), String> {
+    conclave_faults::plant_from_environment()?;
+    conclave_faults::arm_from_environment()
 }
 
 /// Half the cores, between 1 and 8: the node's own thread and the disk want the rest, and on few cores every thread
@@ -145,6 +157,8 @@ fn serve(config: Config) -> ExitCode {
         eprintln!("conclaved: log.level is {:?}: {why}", config.log.level);
         return ExitCode::from(EXIT_CONFIG);
     }
+    #[cfg(feature = "faults")]
+    warn_of_faults();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(if config.threads > 0 { config.threads } else { threads_of_this_machine() });
     let runtime = match runtime.enable_all().thread_name("serve").build() {
@@ -161,6 +175,18 @@ fn serve(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Config(_)) => complain(&error, EXIT_CONFIG),
         Err(error) => complain(&error, EXIT_FAILED),
+    }
+}
+
+/// Nobody should take such a server for a real one.
+#[cfg(feature = "faults")]
+fn warn_of_faults() {
+    tracing::warn!("this build can be broken on purpose: it is for tests, never for data that matters");
+    for bug in conclave_faults::Bug::ALL.iter().filter(|bug| conclave_faults::active(**bug)) {
+        tracing::warn!(bug = bug.key(), about = bug.about(), "A BUG IS PLANTED: this server is broken on purpose");
+    }
+    for point in conclave_faults::armed() {
+        tracing::warn!(point = point.name, "A FAIL POINT IS ARMED: this server fails on purpose");
     }
 }
 

@@ -455,6 +455,15 @@ impl Config {
         Ok(config)
     }
 
+    /// As a file that says everything, defaults too.
+    ///
+    /// # Panics
+    /// Never: every configuration can be written.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration can be written")
+    }
+
     /// This configuration with one setting from text.
     fn set(self, key: &str, text: &str) -> Result<Self, String> {
         if key == "members" {

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use conclave_faults::point;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +35,10 @@ pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken)
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/version", get(version))
-        .fallback(nothing_here)
-        .with_state(Arc::new(pages));
+        .route("/version", get(version));
+    #[cfg(feature = "faults")]
+    let router = router.route("/faults", get(faults).post(arm_faults));
+    let router = router.fallback(nothing_here).with_state(Arc::new(pages));
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -88,6 +90,7 @@ pub fn unready(service: &Service) -> Option<String> {
 }
 
 async fn readyz(State(pages): State<Arc<Pages>>) -> Response {
+    point!("http-ready", |error| (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response());
     match unready(&pages.service) {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
@@ -95,8 +98,24 @@ async fn readyz(State(pages): State<Arc<Pages>>) -> Response {
 }
 
 async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    point!("http-metrics", |error| (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], pages.metrics.text()).into_response()
+}
+
+/// The fail points that are armed and how often they were come by: `name hits`, one a line.
+#[cfg(feature = "faults")]
+async fn faults() -> String {
+    conclave_faults::armed().iter().map(|point| format!("{} {}\n", point.name, point.hits)).collect()
+}
+
+/// Arms fail points: `name=actions`, one a line.
+#[cfg(feature = "faults")]
+async fn arm_faults(list: String) -> Response {
+    match conclave_faults::arm_all(&list) {
+        Ok(()) => faults().await.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn version(State(pages): State<Arc<Pages>>) -> Json<serde_json::Value> {

@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use conclave_faults::point;
 use conclave_proto::{ServerId, v1};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,7 @@ impl Sockets {
     /// [`RunError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
         let bind = async |name: &'static str, address: SocketAddr| {
+            point!("listen-bind", |source| Err(RunError::Listen { name, address, source }));
             TcpListener::bind(address).await.map_err(|source| RunError::Listen { name, address, source })
         };
         Ok(Self {
@@ -141,17 +143,22 @@ pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()
     let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
     let pages = Pages { service: service.clone(), metrics };
     let http = tokio::spawn(http::serve(sockets.http, pages, closing.clone()));
-    let watcher = tokio::spawn(watch_status(service.clone(), health));
+    let mut watcher = tokio::spawn(watch_status(service.clone(), health));
 
     let mut grpc = grpc;
     let mut http = http;
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         () = stop => None,
         ended = handle.ended() => Some(RunError::Node(ended.err().unwrap_or_else(|| "without a reason".to_owned()))),
         served = &mut grpc => Some(RunError::Serve(match served {
             Ok(Ok(())) => "the client port closed".into(),
             Ok(Err(error)) => error.into(),
             Err(error) => error.into(),
+        })),
+        // It ends with the node, which then says why.
+        _ = &mut watcher => Some(RunError::Node(match tokio::time::timeout(CLOSE_WITHIN, handle.ended()).await {
+            Ok(ended) => ended.err().unwrap_or_else(|| "without a reason".to_owned()),
+            Err(_) => "watching the status failed: a broken invariant".to_owned(),
         })),
         served = &mut http => Some(RunError::Serve(match served {
             Ok(Ok(())) => "the HTTP port closed".into(),
@@ -163,11 +170,16 @@ pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()
         tracing::info!(node = config.id, "stopping: handing over");
         hand_over(&service).await;
     }
+    point!("stop-drain");
     // Clients go elsewhere, with a word; their sessions live on.
     service.stop.cancel();
     service.tasks.close();
     let _ = tokio::time::timeout(GO_WITHIN, service.tasks.wait()).await;
     handle.stop(HAND_OVER_WITHIN).await;
+    if ended.is_none() {
+        // It may have failed at the last moment.
+        ended = handle.ended().await.err().map(RunError::Node);
+    }
     closing.cancel();
     for task in [grpc.abort_handle(), http.abort_handle()] {
         let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
@@ -191,6 +203,7 @@ async fn hand_over(service: &Arc<Service>) {
     if status.leader != service.id || status.members.len() < 2 {
         return;
     }
+    point!("stop-hand-over", |error| tracing::warn!(%error, "leadership was not handed over"));
     match tokio::time::timeout(HAND_OVER_WITHIN, service.handle.transfer(ServerId(0))).await {
         Ok(Ok(leader)) => tracing::info!(%leader, "leadership was handed over"),
         Ok(Err(why)) => tracing::warn!(why, "leadership was not handed over"),
@@ -203,6 +216,7 @@ async fn watch_status(service: Arc<Service>, health: tonic_health::server::Healt
     use tonic_health::ServingStatus;
     let mut status = service.handle.status();
     loop {
+        point!("status-watch");
         let serving = http::unready(&service).is_none();
         let word = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in ["", v1::sessions_server::SERVICE_NAME, v1::store_server::SERVICE_NAME] {

@@ -5,6 +5,7 @@
 //! The binaries are taken from the target directory the tests were built in, or from `CONCLAVE_BIN_DIR`; they are not
 //! built by `cargo test` itself: `make test` does both.
 
+pub mod ledger;
 pub mod metrics;
 pub mod seed;
 pub mod wire;

@@ -76,9 +76,19 @@ pub async fn wait_limit(cluster: &Cluster, limit: &str, value: u64) {
 /// # Errors
 /// If there is no answer, or its status is not 200.
 pub async fn get(http: SocketAddr, path: &str) -> anyhow::Result<String> {
+    ask(http, "GET", path, "").await
+}
+
+/// The body of a successful request over HTTP.
+///
+/// # Errors
+/// If there is no answer, or its status is not 200.
+pub async fn ask(http: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
     let exchange = async {
         let mut tcp = TcpStream::connect(http).await.context("connect")?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n");
+        let request = format!("{head}Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}");
         tcp.write_all(request.as_bytes()).await.context("write")?;
         let mut answer = Vec::new();
         tcp.read_to_end(&mut answer).await.context("read")?;

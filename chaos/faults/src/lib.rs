@@ -10,12 +10,10 @@
 //!   is that they find these.
 
 mod planted;
+mod points;
 
 pub use planted::{Bug, active, plant, plant_from_environment};
-
-#[doc(hidden)]
-#[cfg(feature = "faults")]
-pub use fail as __fail;
+pub use points::*;
 
 /// True while this bug is active. Always `false`, at compile time, without the feature `faults`.
 ///

@@ -30,7 +30,8 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 pub fn binary_in(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let path = dir.join(name);
     if !path.is_file() {
-        bail!("no {name} in {}; 'make build' builds it, and {BIN_DIR_ENV} names another directory", dir.display());
+        let make = if name.ends_with("-faulty") { "make build-faulty" } else { "make build" };
+        bail!("no {name} in {}; '{make}' builds it, and {BIN_DIR_ENV} names another directory", dir.display());
     }
     Ok(path)
 }

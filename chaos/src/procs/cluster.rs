@@ -40,8 +40,10 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Text of a configuration file for every server (`--config`), below the flags; empty for none.
     pub config: String,
-    /// Where `conclaved` lies; none to look for it (see [`binary`]).
+    /// Where the program lies; none to look for it (see [`binary`]).
     pub bin_dir: Option<PathBuf>,
+    /// `conclaved`, or `conclaved-faulty` for a server that can be broken on purpose.
+    pub program: String,
 }
 
 impl Default for Options {
@@ -53,6 +55,7 @@ impl Default for Options {
             env: vec![("RUST_LOG".into(), "info".into())],
             config: String::new(),
             bin_dir: None,
+            program: "conclaved".into(),
         }
     }
 }
@@ -105,8 +108,8 @@ impl Cluster {
     pub fn prepare(options: Options) -> anyhow::Result<Self> {
         ensure!((1..=SERVERS_MAX).contains(&options.servers), "a cluster here has 1 to {SERVERS_MAX} servers");
         let program = match &options.bin_dir {
-            Some(dir) => binary_in(dir, "conclaved")?,
-            None => binary("conclaved")?,
+            Some(dir) => binary_in(dir, &options.program)?,
+            None => binary(&options.program)?,
         };
         let dir = tempfile::Builder::new().prefix("conclave-").tempdir().context("no directory for the servers")?;
         let founders: Vec<u64> = (1..=options.servers as u64).collect();
@@ -182,6 +185,14 @@ impl Cluster {
     /// # Errors
     /// If it runs already or cannot be started.
     pub fn start_server(&mut self, id: u64) -> anyhow::Result<()> {
+        self.start_server_with(id, &[])
+    }
+
+    /// As [`Cluster::start_server`], with more in its environment, this time only.
+    ///
+    /// # Errors
+    /// As [`Cluster::start_server`].
+    pub fn start_server_with(&mut self, id: u64, env: &[(&str, &str)]) -> anyhow::Result<()> {
         ensure!(self.server(id).child.is_none(), "server {id} runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path(id)).context("no log file")?;
         let mut command = leashed(&self.program);
@@ -200,6 +211,7 @@ impl Cluster {
             command.env_remove(name);
         }
         command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
+        command.envs(env.iter().copied());
         if !self.options.config.is_empty() {
             // A file each: writing one while another server reads it would give that one half a configuration.
             let path = self.dir().join(format!("server-{id}.toml"));
@@ -381,8 +393,12 @@ impl Cluster {
         }
     }
 
-    /// How a server's process ended, if it did so without being told to.
-    fn ended(&mut self, id: u64) -> anyhow::Result<Option<ExitStatus>> {
+    /// How a server's process ended, if it did so without being told to. It counts as running until it is
+    /// [killed](Cluster::kill), which is how its remains are taken away.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn ended(&mut self, id: u64) -> anyhow::Result<Option<ExitStatus>> {
         match &mut self.server_mut(id).child {
             Some(child) => Ok(child.try_wait().context("wait")?),
             None => Ok(None),

@@ -1,5 +1,6 @@
 //! The command `conclave-chaos`.
 
+mod points;
 mod sim;
 
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Do {
+    /// Lists the fail points of a server, and what each of them must lead to.
+    Points,
     Sim(sim::Sim),
 }
 
@@ -23,6 +26,7 @@ enum Do {
 #[must_use]
 pub fn main() -> ExitCode {
     match Cli::parse().command {
+        Do::Points => points::list(),
         Do::Sim(sim) => sim.main(),
     }
 }

@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use conclave_faults::planted;
+use conclave_faults::{planted, point};
 use conclave_proto::{
     Index, ServerId, SessionId, Term,
     peer::{Refused as RefusedItem, Renew, Renewed, peer_item::Item},
@@ -82,6 +82,9 @@ pub enum Fatal {
     /// raft-rs.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    /// Another part of the server.
+    #[error("{0} failed: a broken invariant")]
+    Broken(&'static str),
     /// An entry that this version cannot read.
     #[error("log entry {index} cannot be read: {why}")]
     Entry {
@@ -90,6 +93,12 @@ pub enum Fatal {
         /// In words.
         why: String,
     },
+}
+
+/// What is applied of another server's entry: all of it.
+fn not_lost(request: Request) -> Option<Request> {
+    point!("apply-entry", |_| None);
+    Some(request)
 }
 
 struct Proposal {
@@ -154,6 +163,8 @@ pub struct Core<S: Store> {
     /// Leader: when to give up on a follower's snapshot.
     snapshots_sent: Vec<(u64, u64)>,
     fetching: Option<u64>,
+    /// What was announced meanwhile, perhaps by another leader.
+    offered: Option<Message>,
     /// When a peer was last heard. raft-rs forgets it whenever it checks its quorum.
     heard: BTreeMap<u64, u64>,
     diverged: bool,
@@ -239,6 +250,7 @@ impl<S: Store> Core<S> {
             transfers: Vec::new(),
             snapshots_sent: Vec::new(),
             fetching: None,
+            offered: None,
             heard: BTreeMap::new(),
             diverged: false,
             status,
@@ -389,6 +401,8 @@ impl<S: Store> Core<S> {
                 if self.fetching.is_none() {
                     self.fetching = Some(index);
                     out.fetch_snapshot(message);
+                } else {
+                    self.offered = Some(message);
                 }
                 // Its sender leads, which is news enough for now.
                 Ok(())
@@ -434,6 +448,7 @@ impl<S: Store> Core<S> {
         out: &mut impl Outbound,
     ) -> Result<(), Fatal> {
         self.fetching = None;
+        let offered = self.offered.take();
         let metadata = message.get_snapshot().get_metadata().clone();
         self.step_checked(message)?;
         let wanted = self.raw.raft.raft_log.unstable_snapshot().as_ref().is_some_and(|snapshot| {
@@ -442,7 +457,8 @@ impl<S: Store> Core<S> {
         });
         if !wanted {
             self.raw.mut_store().store().discard(incoming);
-            return Ok(());
+            // Its sender leads no more, and the next leader would wait for long before it said this again.
+            return offered.map_or(Ok(()), |message| self.step_raft(message, out));
         }
         assert_eq!(machine.applied().0, metadata.index, "the state is the snapshot's");
         self.settle_snapshot(machine, incoming, out)
@@ -482,6 +498,11 @@ impl<S: Store> Core<S> {
     /// A peer cannot be reached, or the connection to it broke.
     pub fn unreachable(&mut self, peer: ServerId) {
         self.raw.report_unreachable(peer.0);
+        // If it was to fetch a snapshot, its process may be gone; and if not, it takes no second one meanwhile.
+        if self.snapshots_sent.iter().any(|sent| sent.0 == peer.0) {
+            self.snapshots_sent.retain(|sent| sent.0 != peer.0);
+            self.raw.report_snapshot(peer.0, SnapshotStatus::Failure);
+        }
         if self.raw.raft.leader_id == peer.0 {
             // Forwarded proposals may be lost with the connection; nobody else would notice before their deadline.
             self.waiters.fail_all(ProposeError::LeadershipLost);
@@ -629,6 +650,7 @@ impl<S: Store> Core<S> {
     fn settle_ready(&mut self, out: &mut impl Outbound) -> Result<(), Fatal> {
         let mut ready = self.raw.ready();
         assert!(ready.snapshot().is_empty(), "snapshots are settled where they are stepped");
+        point!("turn-send");
         self.send(ready.take_messages(), out);
         if let Some(hard_state) = ready.hs() {
             self.hard_state = hard_state.clone();
@@ -651,6 +673,7 @@ impl<S: Store> Core<S> {
         } else {
             assert!(entries.is_empty(), "entries are always synced");
         }
+        point!("turn-promise");
         self.send(ready.take_persisted_messages(), out);
         let read_states = ready.take_read_states();
         let committed = ready.take_committed_entries();
@@ -701,6 +724,7 @@ impl<S: Store> Core<S> {
         assert!(at.index > self.applied.index, "a snapshot only goes forwards");
         assert_eq!(self.hard_state.commit, at.index, "what a snapshot holds is committed");
         self.membership = self.raw.mut_store().store().install(incoming, at, &self.hard_state)?;
+        point!("install-done");
         self.members_changed = true;
         self.raw.mut_store().replaced(at, &self.hard_state);
         self.hard_state_moved = false;
@@ -759,6 +783,7 @@ impl<S: Store> Core<S> {
     fn apply(&mut self, entries: Vec<Entry>, out: &mut impl Outbound) -> Result<(), Fatal> {
         let Some(last) = entries.last() else { return Ok(()) };
         let last = Position { index: last.index, term: last.term };
+        point!("turn-apply");
         let mut membership_changed = false;
         let (begun, before) = (Instant::now(), self.applied.index);
         let shared = Arc::clone(&self.machine);
@@ -779,7 +804,8 @@ impl<S: Store> Core<S> {
                     if planted!(ApplyByOwnClock) {
                         request.at_ms = self.wall_ms;
                     }
-                    Some(request)
+                    // Whoever waits for it here would wait for an outcome that it does not have.
+                    if answer_to.is_none() { not_lost(request) } else { Some(request) }
                 }
                 EntryType::EntryConfChangeV2 => {
                     self.apply_membership(&entry)?;
@@ -791,6 +817,7 @@ impl<S: Store> Core<S> {
                 }
             };
             let applied = machine.apply(index, term, command);
+            point!("turn-publish");
             if !planted!(EventAfterReply) {
                 self.publish.publish(&machine, index, &applied);
             }
@@ -798,6 +825,7 @@ impl<S: Store> Core<S> {
                 duties.on_applied(self.now_ms, &machine, &applied);
             }
             if let Some(count) = answer_to {
+                point!("turn-answer");
                 self.waiters.applied(count, &machine, &applied);
             }
             if planted!(EventAfterReply) {
@@ -892,6 +920,9 @@ impl<S: Store> Core<S> {
                 (proposal.answer)(Err(ProposeError::NoLeader));
             }
             return;
+        }
+        if !self.is_leader() {
+            point!("turn-forward");
         }
         let deadline_ms = self.now_ms + millis(self.options.proposal_timeout);
         let mut staged = staged.into_iter().peekable();
@@ -1103,6 +1134,7 @@ impl<S: Store> Core<S> {
     }
 
     fn maintain_log(&mut self) -> Result<(), Fatal> {
+        self.raw.mut_store().readable()?;
         if self.raw.store().take_snapshot_wanted() && !self.snapshot_taking {
             self.store_state()?;
             self.take_snapshot();

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use conclave_faults::point;
 use conclave_proto::{Index, Revision, ServerId, SessionId, Term};
 use conclave_state::{Applied, Command, Entry, Machine, RequestId};
 use parking_lot::RwLock;
@@ -31,6 +32,8 @@ use raft::eraftpb::ConfState;
 use tokio::sync::{oneshot, watch};
 
 use self::mailbox::Mailbox;
+#[doc(hidden)]
+pub use self::snapshot::{FetchError, check_chunk};
 pub use self::{core::Core, options::Options, peers::PeerService};
 use crate::storage::{
     Identity, Membership, StoreError,
@@ -261,6 +264,7 @@ pub fn start(options: Options, publish: Box<dyn Publish>) -> Result<(Handle, Pee
         tick,
         ended: ended_sender,
     };
+    point!("node-start", |error| Err(StartError::Thread(error)));
     std::thread::Builder::new().name("node".to_owned()).spawn(move || node.run()).map_err(StartError::Thread)?;
     let service = PeerService { local, inbox: Arc::clone(&inbox) };
     let shared = Shared { state, inbox, server, run, count: AtomicU64::new(0), started, status, ended, data_dir };

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conclave_faults::point;
 use conclave_proto::{Index, ServerId, SessionId, peer::peer_item::Item};
 use conclave_state::Machine;
 use raft::eraftpb::Message;
@@ -69,6 +70,8 @@ pub(super) enum Request<I> {
         to: ServerId,
         ok: bool,
     },
+    /// What the server cannot do without panicked; its message was logged.
+    Broken(&'static str),
 }
 
 impl<I> Request<I> {
@@ -143,6 +146,7 @@ impl<S: Store, O: Outbound> Node<S, O> {
         let mut requests = Vec::new();
         let mut stopping: Option<Stopping> = None;
         let mut next_tick = Instant::now() + self.tick;
+        point!("node-first-turn");
         self.core.settle(&mut self.out)?;
         loop {
             let until = self
@@ -182,13 +186,44 @@ impl<S: Store, O: Outbound> Node<S, O> {
     fn take(&mut self, request: Request<S::Incoming>, stopping: &mut Option<Stopping>) -> Result<(), Fatal> {
         let core = &mut self.core;
         match request {
-            Request::Propose { count, data, answer } => core.propose(count, data, answer),
-            Request::Barrier { deadline_ms, reply } => core.barrier(deadline_ms, reply),
-            Request::Renew { session, deadline_ms, reply } => core.renew(session, deadline_ms, reply),
+            Request::Propose { count, data, answer } => {
+                point!("node-propose", |_| {
+                    answer(Err(ProposeError::Overloaded));
+                    Ok(())
+                });
+                core.propose(count, data, answer);
+            }
+            Request::Barrier { deadline_ms, reply } => {
+                point!("node-barrier", |_| {
+                    let _ = reply.send(Err(ConfirmError::Timeout));
+                    Ok(())
+                });
+                core.barrier(deadline_ms, reply);
+            }
+            Request::Renew { session, deadline_ms, reply } => {
+                point!("node-renew", |_| {
+                    let _ = reply.send(Err(ConfirmError::Timeout));
+                    Ok(())
+                });
+                core.renew(session, deadline_ms, reply);
+            }
             Request::Remaining { reply } => drop(reply.send(core.remaining())),
-            Request::Change { what, reply } => core.change_members(what, reply),
-            Request::Transfer { to, reply } => core.transfer(to, reply),
+            Request::Change { what, reply } => {
+                point!("node-members", |error| {
+                    let _ = reply.send(Err(ChangeError::Refused(error.to_string())));
+                    Ok(())
+                });
+                core.change_members(what, reply);
+            }
+            Request::Transfer { to, reply } => {
+                point!("node-transfer", |error| {
+                    let _ = reply.send(Err(error.to_string()));
+                    Ok(())
+                });
+                core.transfer(to, reply);
+            }
             Request::Stop { deadline_ms, reply } => {
+                point!("node-stop");
                 let stop = stopping.get_or_insert(Stopping { deadline_ms, replies: Vec::new() });
                 stop.deadline_ms = stop.deadline_ms.min(deadline_ms);
                 stop.replies.push(reply);
@@ -204,6 +239,7 @@ impl<S: Store, O: Outbound> Node<S, O> {
             Request::FetchFailed { message } => core.fetch_failed(&message),
             Request::SnapshotTaken(result) => core.snapshot_taken(result),
             Request::SnapshotServed { to, ok } => core.snapshot_served(to, ok),
+            Request::Broken(what) => return Err(Fatal::Broken(what)),
         }
         Ok(())
     }

@@ -7,12 +7,14 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::Future,
     io,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use conclave_faults::point;
 use conclave_proto::{
     ServerId,
     peer::{
@@ -20,7 +22,7 @@ use conclave_proto::{
         peer_server::Peer,
     },
 };
-use futures_util::Stream;
+use futures_util::{FutureExt as _, Stream};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prost_raft::Message as _;
@@ -96,6 +98,7 @@ impl Stream for Outgoing {
     type Item = PeerFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<PeerFrame>> {
+        point!("peer-send", |_| Poll::Ready(None));
         let mut items = Vec::new();
         if let Some(hello) = self.hello.take() {
             items.push(PeerItem { item: Some(Item::Hello(hello)) });
@@ -150,6 +153,7 @@ impl Drop for Peers {
 
 impl Outbound for Peers {
     fn send(&mut self, to: ServerId, item: Item) {
+        point!("peer-queue", |_| ());
         if let Some(peer) = self.peers.get_mut(&to) {
             peer.staged.push(PeerItem { item: Some(item) });
         }
@@ -192,6 +196,7 @@ impl Outbound for Peers {
         let Some(known) = self.peers.get(&peer) else { return };
         let (inbox, address, stop) = (Arc::clone(&self.inbox), known.address.clone(), known.stop.clone());
         self.runtime.spawn(stop.run_until_cancelled_owned(async move {
+            point!("peer-probe", |_| ());
             // A process on its way out may close its streams before its port.
             for _ in 0..PROBES {
                 let attempt = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await;
@@ -215,7 +220,10 @@ impl Outbound for Peers {
         self.runtime.spawn(async move {
             let fetch = super::snapshot::fetch(&local, &address, &message);
             let result = tokio::select! {
-                result = fetch => result,
+                // It can be tried again; that the node is not told would end it for ever.
+                result = AssertUnwindSafe(fetch).catch_unwind() => {
+                    result.unwrap_or_else(|_| Err("fetching it failed: a broken invariant".to_owned()))
+                }
                 () = stop.cancelled() => return,
             };
             let request = match result {
@@ -258,9 +266,17 @@ impl Outbound for Peers {
                 queue: Arc::clone(&queue),
                 inbox: Arc::clone(&self.inbox),
             };
-            self.runtime.spawn(stop.clone().run_until_cancelled_owned(connection.keep()));
+            let keep = needed(Arc::clone(&self.inbox), "keeping a peer connected", connection.keep());
+            self.runtime.spawn(stop.clone().run_until_cancelled_owned(keep));
             self.peers.insert(member.id, OnePeer { address, queue, staged: Vec::new(), stop });
         }
+    }
+}
+
+/// Runs what the server cannot do without: a panic in it stops the node, as one in the node's own thread does.
+async fn needed(inbox: Inbox, what: &'static str, task: impl Future<Output = ()>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        let _ = inbox.push_always(Request::Broken(what));
     }
 }
 
@@ -274,6 +290,7 @@ struct Connection {
 }
 
 impl Connection {
+    /// Never ends.
     async fn keep(self) {
         let mut backoff = BACKOFF.0;
         loop {
@@ -313,6 +330,7 @@ impl Connection {
 
     /// Ends when the connection does, with the reason.
     async fn connect_and_send(&self) -> io::Error {
+        point!("peer-connect", |error| error);
         let channel = match connect(&self.address).await {
             Ok(channel) => channel,
             Err(error) => return error,
@@ -331,6 +349,7 @@ impl Connection {
         };
         let outgoing = Outgoing { queue: Arc::clone(&self.queue), connection, hello: Some(hello) };
         let mut client = PeerClient::new(channel).max_encoding_message_size(FRAME_BYTES_LIMIT);
+        point!("peer-hello", |error| error);
         match client.stream(outgoing).await {
             Ok(end) => io::Error::other(end.into_inner().message),
             Err(status) => {
@@ -393,6 +412,7 @@ impl PeerService {
     }
 
     fn check_hello(&self, hello: &PeerHello) -> Result<(), Box<Status>> {
+        point!("peer-check-hello", |error| Err(Box::new(Status::unavailable(error.to_string()))));
         let local = &self.local;
         let refuse = |why: String| {
             tracing::error!(peer = hello.from, why, "refused a peer");
@@ -423,6 +443,7 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn stream(&self, request: Rpc<Streaming<PeerFrame>>) -> Result<Response<PeerEnd>, Status> {
+        point!("peer-accept", |error| Err(Status::unavailable(error.to_string())));
         let mut frames = request.into_inner();
         let first = frames.message().await?.unwrap_or_default();
         let Some(PeerItem { item: Some(Item::Hello(hello)) }) = first.items.first() else {
@@ -456,6 +477,7 @@ impl PeerService {
             for item in frame.items {
                 match item.item {
                     Some(Item::Raft(bytes)) => {
+                        point!("peer-decode", |error| Err(Status::invalid_argument(error.to_string())));
                         let message = Message::decode(&bytes[..])
                             .map_err(|error| Status::invalid_argument(format!("not a raft message: {error}")))?;
                         requests.push(Request::Raft(message));
@@ -466,6 +488,7 @@ impl PeerService {
                 }
             }
             self.hand_over(requests)?;
+            point!("peer-receive", |error| Err(Status::unavailable(error.to_string())));
             match frames.message().await? {
                 Some(next) => frame = next,
                 None => return Ok(()),
@@ -474,6 +497,7 @@ impl PeerService {
     }
 
     fn hand_over(&self, requests: impl IntoIterator<Item = Request<IncomingDir>>) -> Result<(), Status> {
+        point!("peer-hand-over", |error| Err(Status::unavailable(error.to_string())));
         // What does not fit is lost, and Raft makes it good.
         self.inbox.push_all(requests).map_err(|()| Status::unavailable("the server is stopping"))
     }

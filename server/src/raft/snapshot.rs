@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use conclave_faults::point;
 use conclave_proto::{
     ServerId,
     peer::{SnapshotChunk, SnapshotRequest, peer_client::PeerClient},
@@ -52,6 +53,7 @@ fn files(dir: &Path) -> std::io::Result<Vec<(String, u64)>> {
 
 /// Sends a snapshot's files from where the request says.
 pub(super) fn serve(local: &Local, inbox: Inbox, request: SnapshotRequest) -> Result<Chunks, Status> {
+    point!("snapshot-serve", |error| Err(Status::unavailable(error.to_string())));
     let dir = snapshot_dir(&local.data_dir, &request.snapshot)
         .filter(|dir| dir.is_dir())
         .ok_or_else(|| Status::not_found(format!("there is no snapshot {:?}", request.snapshot)))?;
@@ -70,14 +72,17 @@ fn send_files(
     sender: &mpsc::Sender<Result<SnapshotChunk, Status>>,
     inbox: &Inbox,
 ) -> std::io::Result<()> {
+    point!("snapshot-files", Err);
     let files = files(dir)?;
     let start = usize::try_from(request.file).unwrap_or(usize::MAX);
     for (number, (name, size)) in files.iter().enumerate().skip(start) {
+        point!("snapshot-open-file", Err);
         let mut file = File::open(dir.join(name))?;
         let mut offset = if number == start { request.offset } else { 0 };
         file.seek(SeekFrom::Start(offset))?;
         loop {
             let mut data = vec![0; CHUNK_BYTES.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX))];
+            point!("snapshot-read-chunk", Err);
             file.read_exact(&mut data)?;
             let crc = crc32fast::hash(&data);
             let end = offset + data.len() as u64;
@@ -90,6 +95,7 @@ fn send_files(
                 crc,
                 last: end >= *size && number + 1 == files.len(),
             };
+            point!("snapshot-send-chunk", Err);
             if sender.blocking_send(Ok(chunk)).is_err() {
                 return Ok(());
             }
@@ -126,7 +132,11 @@ pub(super) async fn fetch(local: &Local, address: &str, message: &Message) -> Re
         }
     }
     let checking = dir.clone();
-    let checked = tokio::task::spawn_blocking(move || check_incoming(&checking)).await;
+    let check = move || {
+        point!("fetch-check", |error| Err(crate::storage::StoreError::io("read", &checking)(error)));
+        check_incoming(&checking)
+    };
+    let checked = tokio::task::spawn_blocking(check).await;
     let (machine, at) = match checked {
         Ok(Ok(checked)) => checked,
         Ok(Err(error)) => {
@@ -140,10 +150,31 @@ pub(super) async fn fetch(local: &Local, address: &str, message: &Message) -> Re
         let _ = fs::remove_dir_all(&dir);
         return Err(format!("the snapshot is as of index {}, announced was {wanted}", at.index));
     }
+    point!("fetch-done", |error| Err(error.to_string()));
     Ok((Box::new(machine), dir))
 }
 
-struct FetchError {
+/// A chunk as it came. For the tests of decoders.
+///
+/// # Errors
+/// It is not what was sent, or would leave the directory of the snapshot.
+#[doc(hidden)]
+pub fn check_chunk(chunk: &SnapshotChunk) -> Result<(), FetchError> {
+    if crc32fast::hash(&chunk.data) != chunk.crc {
+        let why = format!("checksum mismatch: file={} offset={}", chunk.name, chunk.offset);
+        return Err(FetchError { why, hopeless: false });
+    }
+    let plain = !chunk.name.starts_with('.') && !chunk.name.contains(['/', '\\', '\0']) && !chunk.name.is_empty();
+    if !plain {
+        return Err(FetchError { why: format!("{:?} is not a file name", chunk.name), hopeless: true });
+    }
+    Ok(())
+}
+
+/// Why a snapshot was not fetched.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct FetchError {
     why: String,
     hopeless: bool,
 }
@@ -163,6 +194,7 @@ impl From<std::io::Error> for FetchError {
 
 /// What is left of the same snapshot is kept, of another one removed.
 fn prepare(dir: &Path, id: &str) -> std::io::Result<()> {
+    point!("fetch-prepare", Err);
     let note = dir.with_extension("id");
     if fs::read_to_string(&note).is_ok_and(|noted| noted == id) && dir.is_dir() {
         return Ok(());
@@ -185,6 +217,7 @@ fn received(dir: &Path) -> (u32, u64) {
 }
 
 async fn fetch_once(local: &Local, address: &str, id: &str, dir: &Path) -> Result<(), FetchError> {
+    point!("fetch-connect", |error| Err(error.into()));
     let channel = connect(address).await?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(4 * CHUNK_BYTES);
     let (file, offset) = received(dir);
@@ -194,28 +227,27 @@ async fn fetch_once(local: &Local, address: &str, id: &str, dir: &Path) -> Resul
     let mut open: Option<(u32, File)> = None;
     let bad = |why: String| FetchError { why, hopeless: false };
     loop {
+        point!("fetch-receive", |error| Err(error.into()));
         let chunk = tokio::time::timeout(CHUNK_TIMEOUT, chunks.message())
             .await
             .map_err(|_| bad("the sender fell silent".to_owned()))??
             .ok_or_else(|| bad("the transfer ended early".to_owned()))?;
-        if crc32fast::hash(&chunk.data) != chunk.crc {
-            return Err(bad(format!("checksum mismatch: file={} offset={}", chunk.name, chunk.offset)));
-        }
-        let plain = !chunk.name.starts_with('.') && !chunk.name.contains(['/', '\\']) && !chunk.name.is_empty();
-        if !plain {
-            return Err(FetchError { why: format!("{:?} is not a file name", chunk.name), hopeless: true });
-        }
+        point!("fetch-checksum", |error| Err(error.into()));
+        check_chunk(&chunk)?;
         if open.as_ref().is_none_or(|(number, _)| *number != chunk.file) {
             if let Some((_, done)) = open.take() {
+                point!("fetch-sync", |error| Err(error.into()));
                 done.sync_all()?;
             }
             let path = dir.join(&chunk.name);
+            point!("fetch-open-file", |error| Err(error.into()));
             open = Some((chunk.file, OpenOptions::new().create(true).append(true).open(path)?));
         }
         let (_, file) = open.as_mut().expect("just opened");
         if file.metadata()?.len() != chunk.offset {
             return Err(bad(format!("file={} continues at {}, which is elsewhere", chunk.name, chunk.offset)));
         }
+        point!("fetch-write", |error| Err(error.into()));
         file.write_all(&chunk.data)?;
         if chunk.last {
             file.sync_all()?;

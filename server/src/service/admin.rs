@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use conclave_faults::point;
 use conclave_proto::{ServerId, SessionId, v1};
 use conclave_state::{Command, EndReason, Outcome};
 use tonic::{Request, Response, Status};
@@ -130,6 +131,7 @@ impl Admin {
             let message = format!("{what} the leader at {address}: {error}");
             definite(v1::Code::Unavailable, true, message)
         };
+        point!("admin-forward", |error| Err(unavailable("cannot reach", &error)));
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| unavailable("no such address of", &error))?
             .connect_timeout(FORWARD_WITHIN)
@@ -148,6 +150,7 @@ impl Admin {
     }
 
     async fn change(&self, change: MemberChange) -> Response<v1::AdminReply> {
+        point!("admin-members", |error| reply(Err(definite(v1::Code::Unavailable, true, error.to_string()))));
         reply(self.0.handle.change_members(change).await.map_err(|error| {
             let effect = match error {
                 ChangeError::Refused(_) => v1::Effect::None,
@@ -172,6 +175,7 @@ fn refuse(message: impl Into<String>) -> Result<Response<v1::AdminReply>, Status
 #[tonic::async_trait]
 impl v1::admin_server::Admin for Admin {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        point!("admin-status", |error| Err(Status::unavailable(error.to_string())));
         let mut status = Self::status(self);
         let handle = self.0.handle.clone();
         // Reads directories.
@@ -233,6 +237,7 @@ impl v1::admin_server::Admin for Admin {
         &self,
         request: Request<v1::TransferRequest>,
     ) -> Result<Response<v1::AdminReply>, Status> {
+        point!("admin-transfer", |error| Err(Status::unavailable(error.to_string())));
         let to = ServerId(request.into_inner().id);
         Ok(reply(match self.0.handle.transfer(to).await {
             Ok(leader) => Ok(format!("server {leader} leads")),

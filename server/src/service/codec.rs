@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::BufMut;
+use conclave_faults::point;
 use conclave_proto::v1;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::{
@@ -126,6 +127,7 @@ impl Encoder for FrameEncoder {
     type Error = Status;
 
     fn encode(&mut self, outbox: Arc<Outbox>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        point!("session-encode", |error| Err(Status::unavailable(error.to_string())));
         self.write(&outbox, to);
         Ok(())
     }
@@ -144,6 +146,7 @@ impl Decoder for FrameDecoder {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<v1::ClientFrame>, Status> {
+        point!("session-decode", |error| Err(Status::unavailable(error.to_string())));
         prost::Message::decode(from)
             .map(Some)
             .map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use conclave_faults::point;
 use conclave_proto::v1;
 use futures_util::{Stream, future::BoxFuture};
 use tokio::{
@@ -143,11 +144,17 @@ impl AsyncWrite for Connection {
     }
 }
 
+async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let accepted = listener.accept().await;
+    point!("door-accept", Err);
+    accepted
+}
+
 /// Accepts for ever.
 pub fn accept(listener: TcpListener, admission: Arc<Admission>) -> impl Stream<Item = io::Result<Connection>> {
     futures_util::stream::unfold((listener, admission), |(listener, admission)| async move {
         loop {
-            match listener.accept().await {
+            match accept_one(&listener).await {
                 Ok((tcp, remote)) => match admission.admit(tcp) {
                     Some(connection) => return Some((Ok(connection), (listener, admission))),
                     None => tracing::warn!(

@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use conclave_faults::point;
 use conclave_proto::v1;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -494,6 +495,7 @@ impl futures_util::Stream for Drain {
     type Item = Result<Arc<Outbox>, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        point!("session-drain", |error| Poll::Ready(Some(Err(Status::unavailable(error.to_string())))));
         self.0.poll_ready(context).map(|more| more.then(|| Ok(self.0.clone())))
     }
 }

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use conclave_faults::point;
 use conclave_proto::{Revision, v1};
 use conclave_state::{Command, Outcome};
 use futures_util::Stream;
@@ -79,6 +80,7 @@ pub(crate) struct Store(pub Arc<Service>);
 #[tonic::async_trait]
 impl v1::store_server::Store for Store {
     async fn apply(&self, request: Request<v1::Txn>) -> Result<Response<v1::TxnReply>, Status> {
+        point!("unary-apply", |error| Err(Status::unavailable(error.to_string())));
         let body = match self.0.apply_txn(request.into_inner()).await {
             Ok(result) => v1::txn_reply::Body::Txn(result),
             Err(error) => v1::txn_reply::Body::Error(error),
@@ -87,6 +89,7 @@ impl v1::store_server::Store for Store {
     }
 
     async fn query(&self, request: Request<v1::Read>) -> Result<Response<v1::ReadReply>, Status> {
+        point!("unary-query", |error| Err(Status::unavailable(error.to_string())));
         let body = match self.0.query_state(request.get_ref()).await {
             Ok(result) => v1::read_reply::Body::Read(result),
             Err(error) => v1::read_reply::Body::Error(error),
@@ -97,6 +100,7 @@ impl v1::store_server::Store for Store {
     type WatchStream = WatchItems;
 
     async fn watch(&self, request: Request<v1::WatchOpen>) -> Result<Response<WatchItems>, Status> {
+        point!("unary-watch", |error| Err(Status::unavailable(error.to_string())));
         let open = request.into_inner();
         let service = self.0.clone();
         // A watch opened after an answered write must not begin before it.

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use conclave_faults::point;
 use conclave_proto::v1;
 use futures_util::future::BoxFuture;
 use tonic::{
@@ -47,6 +48,7 @@ impl StreamingService<v1::ClientFrame> for Stream {
     type Future = Ready<Result<Response<Drain>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<v1::ClientFrame>>) -> Self::Future {
+        point!("session-accept", |error| std::future::ready(Err(Status::unavailable(error.to_string()))));
         let outbox = Outbox::new(self.0.limits.outbox_bytes_max.0 as usize);
         self.0.tasks.spawn(session::serve(self.0.clone(), outbox.clone(), request.into_inner()));
         std::future::ready(Ok(Response::new(Drain(outbox))))

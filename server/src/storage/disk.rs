@@ -14,11 +14,13 @@
 use std::{
     fs::{self, File},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use conclave_faults::point;
 use conclave_proto::Term;
 use conclave_state::Machine;
 use prost_raft::Message as _;
@@ -194,10 +196,14 @@ impl Disk {
         identity: &Identity,
         bootstrap: Option<&Membership>,
     ) -> Result<(Self, Recovered), StoreError> {
+        point!("store-create", |error| Err(StoreError::io("create", dir)(error)));
         fs::create_dir_all(dir.join("snap")).map_err(StoreError::io("create", dir))?;
         finish_install(dir)?;
+        point!("store-open", |error| Err(StoreError::io("open the database in", dir)(error)));
         let db = open_db(&dir.join("db"))?;
+        point!("store-sync-dir", |error| Err(StoreError::io("sync", dir)(error)));
         sync_dir(dir)?;
+        point!("recover-identity", |error| Err(StoreError::io("read", dir)(error)));
         let found: Option<Identity> = meta_value(&db, keys::IDENTITY, "identity")?;
         match found {
             Some(found) if found != *identity => {
@@ -217,6 +223,7 @@ impl Disk {
             sync,
             no_sync: WriteOptions::default(),
         };
+        point!("recover-prune", |error| Err(StoreError::io("list", dir)(error)));
         // Nobody knows their ids any more.
         prune_snapshots(&dir.join("snap"), 0)?;
         Ok((disk, recovered))
@@ -254,17 +261,22 @@ fn initialize(db: &DB, identity: &Identity, bootstrap: Option<&Membership>) -> R
     batch.put_cf(meta, keys::IDENTITY, keys::encode(identity));
     let mut sync = WriteOptions::default();
     sync.set_sync(true);
+    point!("store-initialize", |error| Err(StoreError::io("write the first records to", db.path())(error)));
     db.write_opt(batch, &sync).map_err(StoreError::rocks("write the first records"))
 }
 
 fn recover(db: &DB) -> Result<Recovered, StoreError> {
+    point!("recover-hard-state", |error| Err(StoreError::io("read the hard state in", db.path())(error)));
     let hard_state = meta(db, keys::HARD_STATE)?.ok_or_else(missing("hard state"))?;
+    point!("recover-membership", |error| Err(StoreError::io("read the members in", db.path())(error)));
     let membership = meta(db, keys::MEMBERSHIP)?.ok_or_else(missing("membership"))?;
+    point!("recover-positions", |error| Err(StoreError::io("read the positions in", db.path())(error)));
     let compacted: Position =
         meta_value(db, keys::COMPACTED, "compacted position")?.ok_or_else(missing("compacted position"))?;
     let applied: Position =
         meta_value(db, keys::APPLIED, "applied position")?.ok_or_else(missing("applied position"))?;
     let mut last = compacted;
+    point!("recover-log", |error| Err(StoreError::io("read the log in", db.path())(error)));
     if let Some(item) = db.iterator_cf(family(db, LOG), IteratorMode::End).next() {
         let (key, value) = item.map_err(StoreError::rocks("read the log"))?;
         let entry = decode_entry(&key, &value)?;
@@ -272,6 +284,7 @@ fn recover(db: &DB) -> Result<Recovered, StoreError> {
             last = Position { index: entry.index, term: entry.term };
         }
     }
+    point!("recover-state", |error| Err(StoreError::io("read the state in", db.path())(error)));
     Ok(Recovered {
         hard_state: keys::decode_hard_state(&hard_state)?,
         membership: keys::decode_membership(&membership)?,
@@ -296,6 +309,9 @@ fn decode_entry(key: &[u8], value: &[u8]) -> Result<Entry, StoreError> {
 fn finish_install(dir: &Path) -> Result<(), StoreError> {
     let (db, new, old) = (dir.join("db"), dir.join("db.new"), dir.join("db.old"));
     if !db.exists() {
+        if new.exists() || old.exists() {
+            point!("install-finish-rename", |error| Err(StoreError::io("rename to", &db)(error)));
+        }
         if new.exists() {
             // The new one was complete before the old one was moved away.
             rename(&new, &db)?;
@@ -304,8 +320,10 @@ fn finish_install(dir: &Path) -> Result<(), StoreError> {
         }
     }
     // The old one is still in place: the installation was never acknowledged to anybody, so it did not happen.
+    point!("install-finish-remove", |error| Err(StoreError::io("remove", &old)(error)));
     remove_dir(&new)?;
     remove_dir(&old)?;
+    point!("install-finish-sync", |error| Err(StoreError::io("sync", dir)(error)));
     sync_dir(dir)
 }
 
@@ -325,6 +343,7 @@ fn prune_snapshots(snap: &Path, keep: usize) -> Result<(), StoreError> {
     finished.sort();
     let surplus = finished.len().saturating_sub(keep);
     for (_, path) in finished.into_iter().take(surplus) {
+        point!("snapshot-remove", |error| Err(StoreError::io("remove", &path)(error)));
         remove_dir(&path)?;
     }
     Ok(())
@@ -336,29 +355,37 @@ fn take_snapshot(db: &DB, snap: &Path) -> Result<SnapshotInfo, StoreError> {
     let part = snap.join(format!("{now}.part"));
     remove_dir(&part)?;
     let result = (|| {
+        point!("snapshot-checkpoint", |error| Err(StoreError::io("make a checkpoint in", &part)(error)));
         Checkpoint::new(db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(&part))
             .map_err(StoreError::rocks("make a checkpoint"))?;
         // What exactly it caught is read back from it: writes went on meanwhile.
+        point!("snapshot-open", |error| Err(StoreError::io("open", &part)(error)));
         let mut copy = open_db(&part)?;
+        point!("snapshot-read", |error| Err(StoreError::io("read", &part)(error)));
         let at: Position =
             meta_value(&copy, keys::APPLIED, "applied position")?.ok_or_else(missing("applied position"))?;
         let membership = meta(&copy, keys::MEMBERSHIP)?.ok_or_else(missing("membership"))?;
         let membership = keys::decode_membership(&membership)?;
+        point!("snapshot-drop-log", |error| Err(StoreError::io("drop the log of", &part)(error)));
         copy.drop_cf(LOG).map_err(StoreError::rocks("drop the log of a checkpoint"))?;
+        point!("snapshot-flush", |error| Err(StoreError::io("flush", &part)(error)));
         let flushed = [family(&copy, STATE), family(&copy, META)];
         for family in flushed {
             copy.flush_cf(family).map_err(StoreError::rocks("flush a checkpoint"))?;
         }
         drop(copy);
         let id = format!("{}-{}-{now}", at.term, at.index);
+        point!("snapshot-rename", |error| Err(StoreError::io("rename", &part)(error)));
         rename(&part, &snap.join(&id))?;
+        point!("snapshot-sync-dir", |error| Err(StoreError::io("sync", snap)(error)));
         sync_dir(snap)?;
         Ok(SnapshotInfo { id, at, membership })
     })();
     if result.is_err() {
         let _ = remove_dir(&part);
     }
+    point!("snapshot-list", |error| Err(StoreError::io("list", snap)(error)));
     prune_snapshots(snap, SNAPSHOTS_MAX)?;
     result
 }
@@ -368,6 +395,7 @@ impl Store for Disk {
 
     fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, StoreError> {
         let db = self.db();
+        point!("log-read", |error| Err(StoreError::io("read the log in", db.path())(error)));
         let mut reading = ReadOptions::default();
         reading.set_iterate_upper_bound(keys::log_key(high));
         let mut rows = db.raw_iterator_cf_opt(family(db, LOG), reading);
@@ -413,7 +441,10 @@ impl Store for Disk {
             batch.put_cf(family(db, META), keys::HARD_STATE, hard_state.encode_to_vec());
         }
         let options = if sync { &self.sync } else { &self.no_sync };
-        db.write_opt(batch, options).map_err(StoreError::rocks("write the log"))
+        point!("log-write", |error| Err(StoreError::io("write the log in", db.path())(error)));
+        db.write_opt(batch, options).map_err(StoreError::rocks("write the log"))?;
+        point!("log-synced", |error| Err(StoreError::io("sync the log in", db.path())(error)));
+        Ok(())
     }
 
     fn write_applied(&mut self, write: AppliedWrite<'_>) -> Result<(), StoreError> {
@@ -434,7 +465,10 @@ impl Store for Disk {
         if let Some(membership) = write.membership {
             batch.put_cf(meta, keys::MEMBERSHIP, keys::encode_membership(membership));
         }
-        db.write_opt(batch, &self.no_sync).map_err(StoreError::rocks("write the state"))
+        point!("state-write", |error| Err(StoreError::io("write the state in", db.path())(error)));
+        db.write_opt(batch, &self.no_sync).map_err(StoreError::rocks("write the state"))?;
+        point!("state-written", |error| Err(StoreError::io("write the state in", db.path())(error)));
+        Ok(())
     }
 
     fn compact_log(&mut self, through: Position) -> Result<(), StoreError> {
@@ -442,16 +476,22 @@ impl Store for Disk {
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(family(db, LOG), keys::log_key(0), keys::log_key(through.index + 1));
         batch.put_cf(family(db, META), keys::COMPACTED, keys::encode(&through));
-        db.write_opt(batch, &self.no_sync).map_err(StoreError::rocks("compact the log"))
+        point!("log-compact", |error| Err(StoreError::io("compact the log in", db.path())(error)));
+        db.write_opt(batch, &self.no_sync).map_err(StoreError::rocks("compact the log"))?;
+        point!("log-compacted", |error| Err(StoreError::io("compact the log in", db.path())(error)));
+        Ok(())
     }
 
     fn start_snapshot(&mut self, done: SnapshotDone) {
         let db = Arc::clone(self.db());
         let snap = self.dir.join("snap");
+        point!("snapshot-start");
         std::thread::Builder::new()
             .name("snapshot".to_owned())
             .spawn(move || {
-                let result = take_snapshot(&db, &snap);
+                // Taking one can be tried again; that nobody is told would end it for ever.
+                let taken = catch_unwind(AssertUnwindSafe(|| take_snapshot(&db, &snap)));
+                let result = taken.unwrap_or_else(|_| Err(StoreError::Broken("taking a snapshot")));
                 drop(db);
                 done(result);
             })
@@ -467,6 +507,7 @@ impl Store for Disk {
         let IncomingDir(incoming) = incoming;
         let (db, new, old) = (self.dir.join("db"), self.dir.join("db.new"), self.dir.join("db.old"));
         // First it becomes a database of this server, complete but for its place …
+        point!("install-open", |error| Err(StoreError::io("open", &incoming)(error)));
         let copy = open_db(&incoming)?;
         let found: Position =
             meta_value(&copy, keys::APPLIED, "applied position")?.ok_or_else(missing("applied position"))?;
@@ -481,16 +522,23 @@ impl Store for Disk {
         batch.put_cf(meta_family, keys::IDENTITY, keys::encode(&self.identity));
         batch.put_cf(meta_family, keys::HARD_STATE, hard_state.encode_to_vec());
         batch.put_cf(meta_family, keys::COMPACTED, keys::encode(&at));
+        point!("install-write", |error| Err(StoreError::io("write to", &incoming)(error)));
         copy.write_opt(batch, &self.sync).map_err(StoreError::rocks("write to a snapshot"))?;
         drop(copy);
+        point!("install-list", |error| Err(StoreError::io("list", &incoming)(error)));
         for item in fs::read_dir(&incoming).map_err(StoreError::io("list", &incoming))? {
             let path = item.map_err(StoreError::io("list", &incoming))?.path();
+            point!("install-sync-file", |error| Err(StoreError::io("sync", &path)(error)));
             File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("sync", &path))?;
         }
+        point!("install-sync-dir", |error| Err(StoreError::io("sync", &incoming)(error)));
         sync_dir(&incoming)?;
         remove_dir(&new)?;
+        point!("install-stage", |error| Err(StoreError::io("rename", &incoming)(error)));
         rename(&incoming, &new)?;
+        point!("install-staged", |error| Err(StoreError::io("sync", &self.dir)(error)));
         sync_dir(&self.dir)?;
+        point!("install-close", |error| Err(StoreError::io("close", &db)(error)));
         // … then it takes the old one's place. `finish_install` knows each step between.
         let current = self.db.take().expect("open");
         let mut current = Some(current);
@@ -505,16 +553,23 @@ impl Store for Disk {
             }
         }
         remove_dir(&old)?;
+        point!("install-retire", |error| Err(StoreError::io("rename", &db)(error)));
         rename(&db, &old)?;
+        point!("install-retired", |error| Err(StoreError::io("sync", &self.dir)(error)));
         sync_dir(&self.dir)?;
+        point!("install-swap", |error| Err(StoreError::io("rename", &new)(error)));
         rename(&new, &db)?;
+        point!("install-swapped", |error| Err(StoreError::io("sync", &self.dir)(error)));
         sync_dir(&self.dir)?;
+        point!("install-remove-old", |error| Err(StoreError::io("remove", &old)(error)));
         remove_dir(&old)?;
+        point!("install-reopen", |error| Err(StoreError::io("open", &db)(error)));
         self.db = Some(Arc::new(open_db(&db)?));
         Ok(membership)
     }
 
     fn discard(&mut self, incoming: IncomingDir) {
+        point!("install-discard", |error| tracing::warn!(%error, "a fetched snapshot is left behind"));
         if let Err(error) = remove_dir(&incoming.0) {
             tracing::warn!(%error, "a fetched snapshot is left behind");
         }

@@ -1,6 +1,9 @@
 //! The store as raft-rs sees it: recent entries from memory, older ones from the disk.
 
-use std::{cell::Cell, collections::VecDeque};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
 
 use prost_raft::Message as _;
 use raft::{
@@ -27,6 +30,8 @@ pub struct Log<S> {
     snapshot: Option<SnapshotInfo>,
     /// raft-rs asked for a snapshot and there is none that serves.
     snapshot_wanted: Cell<bool>,
+    /// Why the store could not be read, from when raft-rs asked: it goes on without the answer, and must not.
+    failure: RefCell<Option<StoreError>>,
     /// The bytes of log since it was last compacted, roughly.
     bytes: u64,
 }
@@ -56,6 +61,7 @@ impl<S: Store> Log<S> {
             conf,
             snapshot: None,
             snapshot_wanted: Cell::new(false),
+            failure: RefCell::new(None),
             bytes: 0,
         }
     }
@@ -99,6 +105,21 @@ impl<S: Store> Log<S> {
     /// Whether raft-rs asked for a snapshot in vain since this was last asked.
     pub fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.take()
+    }
+
+    /// # Errors
+    /// The store could not be read since this was last asked. raft-rs takes that for an entry that is not there, and
+    /// would leave a follower without news for ever.
+    pub fn readable(&mut self) -> Result<(), StoreError> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    fn unreadable(&self, error: StoreError) -> raft::Error {
+        // raft-rs panics with it where it cannot go on.
+        let why = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+        let told = raft::Error::Store(StorageError::Other(format!("{error}{why}").into()));
+        self.failure.borrow_mut().get_or_insert(error);
+        told
     }
 
     /// Stores what a Ready brought.
@@ -206,10 +227,6 @@ impl<S: Store> Log<S> {
     }
 }
 
-fn other(error: StoreError) -> raft::Error {
-    raft::Error::Store(StorageError::Other(Box::new(error)))
-}
-
 impl<S: Store> raft::Storage for Log<S> {
     fn initial_state(&self) -> raft::Result<RaftState> {
         Ok(RaftState { hard_state: self.hard_state.clone(), conf_state: self.conf.clone() })
@@ -229,7 +246,7 @@ impl<S: Store> raft::Storage for Log<S> {
         if low >= high {
             return Ok(Vec::new());
         }
-        self.read(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(other)
+        self.read(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(|error| self.unreadable(error))
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -250,7 +267,8 @@ impl<S: Store> raft::Storage for Log<S> {
                 Ok(self.cache[usize::try_from(index - front.index).expect("an index into memory")].term)
             }
             _ => {
-                let entries = self.store.entries(index, index + 1, u64::MAX).map_err(other)?;
+                let entries = self.store.entries(index, index + 1, u64::MAX);
+                let entries = entries.map_err(|error| self.unreadable(error))?;
                 Ok(entries.first().ok_or(raft::Error::Store(StorageError::Unavailable))?.term)
             }
         }

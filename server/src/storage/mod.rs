@@ -188,6 +188,21 @@ pub trait Store: Send + 'static {
     fn disk_bytes(&self) -> u64;
 }
 
+/// Reads a record of the meta column family, as the next start would. For the tests of decoders.
+///
+/// # Errors
+/// It cannot be read.
+#[doc(hidden)]
+pub fn check_meta(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    match key {
+        keys::HARD_STATE => keys::decode_hard_state(value).map(drop),
+        keys::MEMBERSHIP => keys::decode_membership(value).map(drop),
+        keys::IDENTITY => keys::decode::<Identity>("identity", value).map(drop),
+        keys::COMPACTED | keys::APPLIED => keys::decode::<Position>("position", value).map(drop),
+        other => keys::log_index(other).map(drop),
+    }
+}
+
 /// Why a store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -218,6 +233,9 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// Our own code panicked; its message was logged.
+    #[error("{0} failed: a broken invariant")]
+    Broken(&'static str),
     /// RocksDB said no.
     #[error("cannot {what}")]
     Rocks {
@@ -229,7 +247,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }
     }

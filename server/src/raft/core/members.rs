@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use conclave_faults::point;
 use conclave_proto::{
     ServerId,
     peer::{ChangeMembers, MembersChanged, peer_item::Item},
@@ -205,6 +206,7 @@ impl<S: Store> Core<S> {
     }
 
     pub(super) fn apply_membership(&mut self, entry: &Entry) -> Result<(), Fatal> {
+        point!("members-apply");
         let bad = |why: String| Fatal::Entry { index: entry.index, why };
         let change = ConfChangeV2::decode(&entry.data[..]).map_err(|error| bad(error.to_string()))?;
         let upserts = decode_members(&change.context).map_err(bad)?;

@@ -181,18 +181,19 @@ fn operations(history: &History, clock: &Clock, texts: &mut Texts) -> Json {
 }
 
 fn hold_columns(holds: &[holds::Hold], texts: &mut Texts) -> Json {
-    let mut columns: [Column; 4] = Default::default();
+    let mut columns: [Column; 5] = Default::default();
     let mut last = 0;
     for hold in holds {
-        let [acquire, release, token, shared] = &mut columns;
+        let [acquire, release, token, shared, sure] = &mut columns;
         acquire.push_signed(i64::from(hold.acquire) - last);
         last = hold.acquire.into();
         release.push(hold.release.map_or(0, |release| u64::from(release) + 1));
         token.push(texts.number(&hold.token).into());
         shared.push(hold.shared.into());
+        sure.push(hold.sure.into());
     }
-    let [acquire, release, token, shared] = columns.each_ref().map(Column::json);
-    json!({ "count": holds.len(), "acquire": acquire, "release": release, "token": token, "shared": shared })
+    let [acquire, release, token, shared, sure] = columns.each_ref().map(Column::json);
+    json!({ "count": holds.len(), "acquire": acquire, "release": release, "token": token, "shared": shared, "sure": sure })
 }
 
 fn lanes(lanes: &[Lane], clock: &Clock) -> Json {

@@ -62,6 +62,7 @@ const holds = (() => {
     release: Int32Array.from(unpack(packed.release, count), (number) => number - 1),
     token: Uint32Array.from(unpack(packed.token, count)),
     shared: Uint8Array.from(unpack(packed.shared, count)),
+    sure: Uint8Array.from(unpack(packed.sure, count)),
   };
 })();
 
@@ -134,6 +135,7 @@ const clientName = (process) => {
   return /^\d+$/.test(label) ? `client ${label}` : label;
 };
 const keyName = (key) => data.keys[key] ?? null;
+const lockName = (key) => (/^\d+$/.test(keyName(key) ?? "") ? `key ${keyName(key)}` : keyName(key) ?? "lock");
 const functionName = (op) => data.functions[ops.function[op]];
 
 function opLabel(op) {

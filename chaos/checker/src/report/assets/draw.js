@@ -122,15 +122,16 @@ function paintBands() {
   }
 }
 
-// Calls `each(index, x, right)` for what is in view, at most about twice for each pixel.
+// Calls `each(item, x, right, next)` for what is in view, at most about twice for each pixel; `next` is where the one
+// after it begins.
 function eachBar(row, each) {
   const pixel = 1 / scale();
   let i = firstReaching(row, view.from);
   while (i < row.count && row.from[i] <= view.to) {
     const x = toX(row.from[i]);
     const right = Math.max(x + 1.5, toX(Math.min(row.until[i], axis.end * 1.05)));
-    if (right >= gutter) each(row.items[i], x, right);
     const next = i + 1;
+    if (right >= gutter) each(row.items[i], x, right, next < row.count ? toX(row.from[next]) : Infinity);
     i = next < row.count && row.from[next] < row.from[i] + pixel * 0.5 && row.until[next] < row.from[i] + pixel
       ? firstAbove(row.from, row.from[i] + pixel * 0.5, true, next) : next;
   }
@@ -200,32 +201,23 @@ function paintLock(lane, y) {
   lane.rows.forEach((row, at) => {
     const top = y + at * lane.rowHeight + 3, h = lane.rowHeight - 5;
     let before = -Infinity;
-    eachBar(row, (hold, x, right) => {
-      const acquire = holds.acquire[hold], release = holds.release[hold];
-      const called = Math.max(toX(fromOf(acquire)), before, gutter - 6);
-      const returned = release < 0 ? right : Math.min(toX(Math.min(untilOf(release), axis.end)), width + 6);
+    eachBar(row, (hold, x, right, next) => {
+      const acquire = holds.acquire[hold], release = holds.release[hold], sure = holds.sure[hold];
+      if (!sure) right = Math.min(right, x + 150);
       const [from, until] = clipped(x, right);
-      // Where it may have been held besides: thin.
+      // Where it may have been held besides: thin, up to the neighbours.
+      const called = Math.max(toX(fromOf(acquire)), before, gutter - 6);
+      const returned = sure && release >= 0 ? Math.min(toX(Math.min(untilOf(release), axis.end)), next, width + 6) : until;
       pen.globalAlpha = dimmed(acquire) ? 0.2 : 0.45;
       pen.fillStyle = ink["hold-edge"];
       if (from - called > 2) pen.fillRect(called, top + h / 2 - 1, from - called, 2);
       if (returned - until > 2) pen.fillRect(until, top + h / 2 - 1, returned - until, 2);
       pen.globalAlpha = dimmed(acquire) ? 0.4 : 1;
       const w = Math.max(until - from, 1.5);
-      box(from, top, w, h, 3);
-      if (release < 0 && w > 30) {
-        const fade = pen.createLinearGradient(from, 0, from + w, 0);
-        fade.addColorStop(0, ink.hold);
-        fade.addColorStop(1, ink.lane);
-        pen.fillStyle = fade;
-      } else pen.fillStyle = w > 4 ? ink.hold : ink["hold-edge"];
-      pen.fill();
-      if (w > 4) {
-        pen.strokeStyle = ink["hold-edge"];
-        pen.lineWidth = 1;
-        if (holds.shared[hold]) pen.setLineDash([3, 2]);
-        pen.stroke();
-        pen.setLineDash([]);
+      if (sure) paintHold(from, top, w, h, holds.shared[hold]);
+      else {
+        pen.fillStyle = fading(x, right, ink["hold-edge"], ink.hold);
+        pen.fillRect(from, top, w, h);
       }
       if (inConflict(acquire)) {
         pen.strokeStyle = ink.bad;
@@ -240,6 +232,27 @@ function paintLock(lane, y) {
       before = until;
     });
   });
+}
+
+function paintHold(x, y, w, h, shared) {
+  box(x, y, w, h, 3);
+  pen.fillStyle = w > 4 ? ink.hold : ink["hold-edge"];
+  pen.fill();
+  if (w <= 4) return;
+  pen.strokeStyle = ink["hold-edge"];
+  pen.lineWidth = 1;
+  if (shared) pen.setLineDash([3, 2]);
+  pen.stroke();
+  pen.setLineDash([]);
+}
+
+// From its own colour into nothing, for what has no certain end.
+function fading(x, right, edge, fill) {
+  const fade = pen.createLinearGradient(x, 0, x + Math.max(right - x, 1), 0);
+  fade.addColorStop(0, edge);
+  fade.addColorStop(0.06, fill);
+  fade.addColorStop(1, `${fill}00`);
+  return fade;
 }
 
 const inConflict = (op) => conflicts[current.refutation]?.has(op) ?? false;
@@ -284,11 +297,7 @@ function paintBars(row, first, last, top, h) {
         pen.fillRect(from + 1, top + low + 1, w - 2, h - low - 2);
       }
     } else if (open || outcome === UNKNOWN) {
-      const fade = pen.createLinearGradient(x, 0, x + Math.max(right - x, 1), 0);
-      fade.addColorStop(0, colours.edge);
-      fade.addColorStop(0.06, colours.fill);
-      fade.addColorStop(1, "transparent");
-      pen.fillStyle = fade;
+      pen.fillStyle = fading(x, right, colours.edge, colours.fill);
       pen.fillRect(from, top, w, h);
       pen.fillStyle = colours.edge;
       pen.fillRect(from, top, Math.min(2, w), h);

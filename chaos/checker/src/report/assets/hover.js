@@ -58,12 +58,12 @@ function details({ kind, item, lane }) {
   if (kind === "hold") {
     const acquire = holds.acquire[item], release = holds.release[item];
     return {
-      title: `${keyName(ops.key[acquire]) ?? "lock"} held by ${clientName(ops.process[acquire])}`,
+      title: `${lockName(ops.key[acquire])} held by ${clientName(ops.process[acquire])}`,
       rows: [
         ["token", data.texts[holds.token[item]]],
         ["shared", holds.shared[item] ? "with other readers" : ""],
         ["surely from", stamp(acquire, "until")],
-        ["surely until", release < 0 ? "no release seen" : stamp(release, "from")],
+        ["surely until", !holds.sure[item] ? "not known: its session may have ended before" : release < 0 ? "no release seen" : stamp(release, "from")],
         ["perhaps from", stamp(acquire, "from")],
         ["perhaps until", release < 0 ? "" : stamp(release, "until")],
       ],

@@ -23,6 +23,14 @@ function spans(items, fromOf, untilOf) {
 }
 const firstReaching = (row, x) => firstAbove(row.reach, x, true);
 
+// What has no certain end reaches as far as the next in its row.
+function upToNext(row, endless) {
+  for (let i = 0; i < row.count; i++) {
+    if (endless(row.items[i])) row.until[i] = i + 1 < row.count ? row.from[i + 1] : Infinity;
+    row.reach[i] = Math.max(row.until[i], i ? row.reach[i - 1] : 0);
+  }
+}
+
 // Words of the filter; quotes hold together what has spaces or colons.
 function filterTerms(text) {
   const terms = [];
@@ -77,7 +85,9 @@ function pack(items, fromOf, untilOf, most) {
 }
 
 const holdFrom = (hold) => untilOf(holds.acquire[hold]);
-const holdUntil = (hold) => (holds.release[hold] < 0 ? Infinity : Math.max(holdFrom(hold), fromOf(holds.release[hold])));
+// One with a token may be lost unnoticed: without an end that was ok it is sure at its beginning only.
+const holdUntil = (hold) => !holds.sure[hold] ? holdFrom(hold)
+  : holds.release[hold] < 0 ? Infinity : Math.max(holdFrom(hold), fromOf(holds.release[hold]));
 
 function faultLanes() {
   const from = (fault) => data.faults[fault][axis.name][0], until = (fault) => data.faults[fault][axis.name][1] ?? Infinity;
@@ -111,7 +121,9 @@ function lockLanes() {
   }
   const made = [...byKey].map(([key, all]) => {
     all.sort((a, b) => holdFrom(a) - holdFrom(b));
-    return { kind: "lock", label: keyName(key) ?? "lock", key, rows: pack(all, holdFrom, holdUntil, 12), rowHeight: 20 };
+    const rows = pack(all, holdFrom, holdUntil, 12);
+    for (const row of rows) upToNext(row, (hold) => !holds.sure[hold]);
+    return { kind: "lock", label: lockName(key), key, rows, rowHeight: 20 };
   });
   const bad = offendingSets().keys;
   return made.sort((a, b) => bad.has(b.key) - bad.has(a.key) || byName(a.label, b.label));
@@ -164,9 +176,7 @@ function clientLanes() {
   if (clients.length > MANY_PROCESSES) clients = share(clients);
   const made = clients.map(({ processes, items, held }) => {
     const row = spans(items, fromOf, untilOf);
-    // An operation that never returned is drawn up to the next one of its lane.
-    for (let i = 0; i + 1 < row.count; i++) if (row.until[i] === Infinity) row.until[i] = row.from[i + 1];
-    for (let i = 0; i < row.count; i++) row.reach[i] = Math.max(row.until[i], i ? row.reach[i - 1] : 0);
+    upToNext(row, (op) => untilOf(op) === Infinity);
     row.sums = CATEGORIES.map((_, category) => {
       const sums = new Uint32Array(row.count + 1);
       for (let i = 0; i < row.count; i++) sums[i + 1] = sums[i] + (ops.category[row.items[i]] === category);

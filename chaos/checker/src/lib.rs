@@ -5,7 +5,7 @@
 //! operation can be given a moment between its call and its return so that the model, taking them in that order, gives
 //! the results that were seen.
 //!
-//! The way of a history: [`history`] reads and pairs events; [`check`] splits it by key, hands each part to the fastest
+//! The way of a history: [`history`] reads and pairs events; [`mod@check`] splits it by key, hands each part to the fastest
 //! algorithm that decides it and combines the [`Verdict`]s; [`report`] draws it.
 
 pub mod brute;

@@ -1,9 +1,9 @@
 //! A history as a page to look at: one HTML file that needs nothing else and fetches nothing.
 //!
-//! What a reader must find without JavaScript is written here as HTML ([`page`]): verdict, cause, the offending
+//! What a reader must find without JavaScript is written here as HTML (`page`): verdict, cause, the offending
 //! operations, invariants, the command that replays the run. The timeline is drawn by the scripts in `assets/` from
-//! columns of numbers ([`columns`]); intervals of locks held are found in [`holds`]. Every text of the history is made
-//! harmless and visible first ([`text`]).
+//! columns of numbers (`columns`); intervals of locks held are found in [`holds`]. Every text of the history is made
+//! harmless and visible first (`text`).
 
 mod columns;
 pub mod holds;
@@ -124,7 +124,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The page as a text. About 15 bytes an operation, and at most [`text::BUDGET_BYTES`] of texts.
+/// The page as a text. About 15 bytes an operation, and at most 6 MiB of texts.
 #[must_use]
 pub fn render(report: &Report<'_>) -> String {
     let mut out = Vec::new();

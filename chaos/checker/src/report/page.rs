@@ -15,12 +15,13 @@ use crate::{
 const STYLE: &str = include_str!("assets/page.css");
 const TIMELINE: &str = include_str!("assets/timeline.html");
 /// One script in parts, in this order.
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("assets/data.js"),
     include_str!("assets/lanes.js"),
     include_str!("assets/view.js"),
     include_str!("assets/density.js"),
     include_str!("assets/draw.js"),
+    include_str!("assets/margins.js"),
     include_str!("assets/hover.js"),
     include_str!("assets/controls.js"),
 ];

@@ -30,7 +30,12 @@ pub const KINDS: &[Kind] = &[
         suits: is_store,
         apply: stale_read,
     },
-    Kind { name: "lost-write", what: "a write that was ok is never read", suits: is_plain_store, apply: lost_write },
+    Kind {
+        name: "lost-write",
+        what: "a write that was ok is not seen by the only read of it",
+        suits: is_plain_store,
+        apply: lost_write,
+    },
     Kind { name: "phantom-read", what: "a value is returned that nobody wrote", suits: has_reads, apply: phantom_read },
     Kind { name: "wrong-count", what: "a sum is read that no additions make", suits: is_counter, apply: wrong_count },
     Kind {
@@ -133,9 +138,9 @@ fn is_store(model: &Model) -> bool {
     matches!(model, Model::Register { .. } | Model::CasRegister { .. } | Model::Kv | Model::KvRevision)
 }
 
-/// Without appends, which carry what was there before into later values.
+/// Without appends and comparisons, which make one value depend on another.
 fn is_plain_store(model: &Model) -> bool {
-    is_store(model) && *model != Model::Kv
+    matches!(model, Model::Register { .. } | Model::KvRevision)
 }
 
 fn has_reads(model: &Model) -> bool {
@@ -325,21 +330,17 @@ fn lost_write(history: &mut History, model: &Model, rng: &mut Rng) -> Option<u32
         let Some(lost) = write_before(history, &once, read.key, read.called) else { continue };
         let write = &history.operations[lost as usize];
         let value = read_as(write, model);
-        let compared = |operation: &Operation| match (operation.function, &operation.argument) {
-            (Function::Cas, Value::List(change)) => change.first() == Some(&value),
-            _ => false,
+        let reads = |operation: &&Operation| {
+            operation.key == read.key && READS.contains(&operation.function) && operation.result == value
         };
-        if read.result != value || history.operations.iter().any(compared) {
+        // One read of it, so that the history stands and falls with that one.
+        if read.result != value || history.operations.iter().filter(reads).count() > 1 {
             continue;
         }
         let Some(older) = write_before(history, &once, write.key, write.called) else { continue };
-        let (key, stale) = (write.key, read_as(&history.operations[older as usize], model));
-        for operation in &mut history.operations {
-            if operation.key == key && READS.contains(&operation.function) && operation.result == value {
-                operation.result = stale.clone();
-            }
-        }
-        return Some(lost);
+        let stale = read_as(&history.operations[older as usize], model);
+        history.operations[at as usize].result = stale;
+        return Some(at);
     }
     None
 }
@@ -602,12 +603,21 @@ fn stale_observe(history: &mut History, _: &Model, rng: &mut Rng) -> Option<u32>
     None
 }
 
-/// Gives a grant another token, and the release that follows too.
-fn retoken(history: &mut History, grant: u32, token: Value) {
-    if let Some((_, end)) = holds(history).into_iter().find(|(of, _)| *of == grant) {
-        history.operations[end as usize].argument = token.clone();
+/// Gives a grant another token, wherever that is mentioned.
+fn retoken(history: &mut History, grant: u32, token: &Value) {
+    let granted = &mut history.operations[grant as usize];
+    let (key, old) = (granted.key, std::mem::replace(&mut granted.result, token.clone()));
+    for operation in history.operations.iter_mut().filter(|operation| operation.key == key) {
+        if operation.argument == old {
+            operation.argument = token.clone();
+        }
+        if let Value::List(seen) = &operation.result
+            && seen.len() == 2
+            && seen[1] == old
+        {
+            operation.result = Value::List([seen[0].clone(), token.clone()].into());
+        }
     }
-    history.operations[grant as usize].result = token;
 }
 
 /// Two grants of one key, the first over before the second was called.
@@ -632,7 +642,7 @@ fn two_grants(history: &History, rng: &mut Rng) -> Option<(u32, u32)> {
 fn reused_token(history: &mut History, _: &Model, rng: &mut Rng) -> Option<u32> {
     let (first, second) = two_grants(history, rng)?;
     let token = history.operations[first as usize].result.clone();
-    retoken(history, second, token);
+    retoken(history, second, &token);
     Some(second)
 }
 
@@ -642,7 +652,7 @@ fn falling_token(history: &mut History, _: &Model, rng: &mut Rng) -> Option<u32>
     let Value::Int(token) = earlier.result else { return None };
     let used = tokens(history, earlier.key);
     let lower = (0..).map(|less| token - 1 - less).find(|lower| !used.contains(lower))?;
-    retoken(history, second, Value::Int(lower));
+    retoken(history, second, &Value::Int(lower));
     Some(second)
 }
 

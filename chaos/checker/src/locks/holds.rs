@@ -1,6 +1,6 @@
 //! Which release ends which grant: the holds of one lock, put together from its operations.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     object::{Deed, Object},
@@ -71,8 +71,12 @@ pub(super) struct Holds {
     /// Fenced: by token. Unfenced: by the return of the grant.
     pub holds: Vec<Hold>,
     pub refusals: Vec<Refusal>,
+    /// Elections: observations of nobody.
+    pub vacancies: Vec<Span>,
     /// By call.
     pub maybes: Vec<Maybe>,
+    /// Some holds are of grants whose outcome is unknown, but whose token somebody mentions: a choice was made.
+    pub revealed: bool,
 }
 
 /// Why there are none.
@@ -110,7 +114,7 @@ struct Process {
     maybe: Option<u32>,
     /// Return of the last operation.
     last: u32,
-    /// An expiry by somebody else: nothing may follow it here.
+    /// An expiry by somebody else, or a grant that only others tell of: what follows here takes a search.
     gone: bool,
 }
 
@@ -120,14 +124,12 @@ pub(super) fn collect(object: &Object) -> Result<Holds, NoHolds> {
     let mut found = Holds::default();
     let mut processes: HashMap<u32, Process> = HashMap::new();
     let mut by_token: HashMap<Token, u32> = HashMap::new();
-    let maybe = |deed: &Deed| !deed.certain && matches!(deed.saying, Saying::Granted { .. });
-    if !object.orphans().is_empty() && object.deeds().iter().any(maybe) {
-        // Which of them was it that somebody saw? The search tries all.
-        return Err(NoHolds::Ambiguous);
-    }
     if rules.fenced {
+        reveal(object, &mut found)?;
         grants_by_token(object, &mut found, &mut by_token)?;
     }
+    let revealed: HashSet<u32> =
+        if found.revealed { found.holds.iter().map(|hold| hold.grant.at).collect() } else { HashSet::new() };
     for deed in object.deeds() {
         let span = Span::of(deed);
         // An expiry that names another process is no operation of that process.
@@ -136,6 +138,10 @@ pub(super) fn collect(object: &Object) -> Result<Holds, NoHolds> {
             Saying::Granted { permits, .. } if !deed.certain => {
                 if process.gone || process.maybe.is_some() {
                     return Err(NoHolds::Ambiguous);
+                }
+                if revealed.contains(&deed.at) {
+                    process.gone = true;
+                    continue;
                 }
                 process.maybe = Some(found.maybes.len() as u32);
                 found.maybes.push(Maybe { from: deed.called, permits: *permits, ends: false });
@@ -206,13 +212,64 @@ pub(super) fn collect(object: &Object) -> Result<Holds, NoHolds> {
                     (if span.from > last.from { span } else { last }, if span.to < first.to { span } else { first })
                 }));
             }
-            Saying::Vacant | Saying::Led { token: None, .. } => return Err(NoHolds::Ambiguous),
+            Saying::Vacant => found.vacancies.push(span),
+            Saying::Led { token: None, .. } => return Err(NoHolds::Ambiguous),
         }
     }
     if !rules.fenced {
         found.holds.sort_by_key(|hold| hold.grant.to);
     }
     Ok(found)
+}
+
+/// Gives the tokens that no known grant returned to grants of unknown outcome: earlier calls to lower tokens, unless an
+/// observation names the candidate. If any choice can be scheduled, this one can: where a lower token has the later call,
+/// the higher one comes after that call too, so the two can be exchanged; and an earlier call is never an obstacle.
+fn reveal(object: &Object, found: &mut Holds) -> Result<(), NoHolds> {
+    let mut maybes: Vec<&Deed> =
+        object.deeds().iter().filter(|deed| !deed.certain && matches!(deed.saying, Saying::Granted { .. })).collect();
+    if maybes.is_empty() || object.orphans().is_empty() {
+        return Ok(());
+    }
+    // Readers and writers are not to be exchanged; and who is left over is for the search to say.
+    if object.rules().shared || maybes.len() < object.orphans().len() {
+        return Err(NoHolds::Ambiguous);
+    }
+    let mut names: HashMap<Token, &Value> = HashMap::new();
+    for deed in object.deeds() {
+        if let Saying::Led { name, token: Some(token) } = &deed.saying
+            && !name.is_null()
+        {
+            names.insert(*token, name);
+        }
+    }
+    let mut chosen: Vec<(Token, &Deed)> = Vec::new();
+    for token in object.orphans() {
+        let Some(name) = names.get(token) else { continue };
+        let named =
+            |deed: &&Deed| matches!(&deed.saying, Saying::Granted { name: candidate, .. } if candidate == *name);
+        let mut candidates = maybes.iter().enumerate().filter(|(_, deed)| named(deed)).map(|(at, _)| at);
+        match (candidates.next(), candidates.next()) {
+            (Some(at), None) => chosen.push((*token, maybes.remove(at))),
+            _ => return Err(NoHolds::Ambiguous),
+        }
+    }
+    let others = object.orphans().iter().filter(|token| !names.contains_key(token));
+    chosen.extend(others.copied().zip(maybes));
+    for (token, deed) in chosen {
+        let Saying::Granted { shared, permits, name, .. } = &deed.saying else { continue };
+        found.holds.push(Hold {
+            shared: *shared,
+            permits: *permits,
+            token: Some(token),
+            name: name.clone(),
+            grant: Span::of(deed),
+            end: End::Open,
+            seen: None,
+        });
+    }
+    found.revealed = true;
+    Ok(())
 }
 
 fn grants_by_token(object: &Object, found: &mut Holds, by_token: &mut HashMap<Token, u32>) -> Result<(), NoHolds> {
@@ -321,6 +378,9 @@ fn gone(object: &Object, deed: &Deed, process: &mut Process, found: &mut Holds) 
         found.maybes[maybe as usize].ends = true;
     }
     if object.rules().fenced {
+        if process.gone {
+            return Err(NoHolds::Ambiguous);
+        }
         for hold in process.open.drain(..) {
             let hold = &mut found.holds[hold as usize];
             match &mut hold.end {

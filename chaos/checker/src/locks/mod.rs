@@ -35,6 +35,7 @@ pub mod rules;
 mod schedule;
 pub mod spec;
 pub mod special;
+mod vacancies;
 
 pub use rules::{Rules, Token};
 

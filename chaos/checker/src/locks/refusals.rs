@@ -121,7 +121,7 @@ const READERS_BACK: usize = 256;
 /// Fills the gaps in which attempts have no explanation with grants of unknown outcome: each serves one gap, from its
 /// call on, and needs a token of its own.
 fn fill(holds: &Holds, full: &[Full], rules: Rules, unexplained: &[Refusal]) -> Result<(), NoHolds> {
-    if holds.maybes.iter().any(|maybe| maybe.ends) {
+    if holds.revealed || holds.maybes.iter().any(|maybe| maybe.ends) {
         return Err(NoHolds::Ambiguous);
     }
     // The first attempt to return in each gap; a gap is named by the hold that ends it.
@@ -178,7 +178,7 @@ fn bad(holds: &[Hold], gap: usize, refusal: Refusal) -> NoHolds {
 
 /// Convicts only what no hold at its longest explains.
 pub(super) fn impossible(holds: &Holds, rules: Rules, unexplained: &[Refusal]) -> Result<(), NoHolds> {
-    if unexplained.len().saturating_mul(holds.holds.len() + holds.maybes.len()) > STEPS_MAX {
+    if holds.revealed || unexplained.len().saturating_mul(holds.holds.len() + holds.maybes.len()) > STEPS_MAX {
         return Err(NoHolds::Ambiguous);
     }
     for refusal in unexplained {

@@ -105,18 +105,18 @@ fn fits(holds: &[Hold], bound: Bound, at: u32, span: Span) -> Result<(), NoHolds
     }
     let (first, second) = (&holds[bound.hold as usize], &holds[at as usize]);
     let mut operations = vec![first.grant.at, bound.by, second.grant.at, span.at, span.before];
-    let which = |hold: &Hold| hold.token.map_or_else(|| "the hold".to_owned(), |token| format!("token {token}"));
+    let with = |hold: &Hold| hold.token.map_or_else(String::new, |token| format!(" with token {token}"));
     let what = if bound.hold == at {
-        format!("it was over before {} began, or while others saw it still holding", which(first))
+        format!("it returned before the hold{} began, or others saw that hold afterwards", with(first))
     } else if bound.by == first.grant.at && bound.slot > END {
         "the lock was held, and never released".to_owned()
     } else if bound.by == first.grant.at {
-        format!("{} was granted after {}, which is greater", which(first), which(second))
+        format!("the grant{} was called only after it had returned, and yet has the smaller token", with(first))
     } else {
         if let End::Strict(end) = first.end {
             operations.push(end.at);
         }
-        format!("it was over while {} still held: that ended only afterwards", which(first))
+        format!("it returned while the lock was held{}: that hold ended only afterwards", with(first))
     };
     operations.sort_unstable();
     operations.dedup();

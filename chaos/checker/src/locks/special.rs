@@ -4,7 +4,7 @@ use super::{
     cores,
     holds::{self, NoHolds},
     object::Object,
-    refusals, schedule,
+    refusals, schedule, vacancies,
 };
 
 /// What the fast way says.
@@ -35,5 +35,6 @@ fn run(object: &Object) -> Result<(), NoHolds> {
         return cores::check(&holds, rules);
     }
     let slots = schedule::earliest(&holds, rules)?;
+    vacancies::check(&holds, &slots)?;
     refusals::check(&holds, &slots, rules)
 }

@@ -43,8 +43,9 @@ use crate::storage::{AppliedWrite, Membership, Position, Recovered, SnapshotInfo
 
 /// Most bytes of proposals handed over in one message, so that a forwarded one stays small.
 const PROPOSALS_BYTES_MAX: usize = 1 << 20;
-/// A leader waits this long for a follower to make progress with a snapshot before it offers another.
-const SNAPSHOT_MS_MAX: u64 = 30_000;
+/// A leader waits this long for a follower to make progress with a snapshot before it offers one again. A follower that
+/// is still busy with the first takes no notice.
+const SNAPSHOT_MS_MAX: u64 = 5_000;
 /// After a leader's process is gone: before the first campaign, so that the others have noticed too; between the
 /// campaigns of two servers; and how often each tries.
 const EARLY_PAUSE_MS: u64 = 20;

@@ -46,6 +46,8 @@ const UNCONNECTED_BYTES_MAX: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts to connect: first, and longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Times a snapshot is fetched before it is given up; its sender would not offer another at once.
+const FETCHES_MAX: u32 = 10;
 /// How often a peer whose stream broke is asked whether it is still there.
 const PROBES: u32 = 3;
 /// What a peer that left the cluster is still sent must be gone by then.
@@ -218,19 +220,25 @@ impl Outbound for Peers {
         let (local, inbox, address) = (self.local.clone(), Arc::clone(&self.inbox), peer.address.clone());
         let stop = self.stop.clone();
         self.runtime.spawn(async move {
-            let fetch = super::snapshot::fetch(&local, &address, &message);
-            let result = tokio::select! {
-                // It can be tried again; that the node is not told would end it for ever.
-                result = AssertUnwindSafe(fetch).catch_unwind() => {
-                    result.unwrap_or_else(|_| Err("fetching it failed: a broken invariant".to_owned()))
-                }
-                () = stop.cancelled() => return,
-            };
-            let request = match result {
-                Ok((machine, dir)) => Request::Fetched { message, machine, incoming: IncomingDir(dir) },
-                Err(error) => {
-                    tracing::warn!(peer = %from, error, "a snapshot could not be fetched");
-                    Request::FetchFailed { message }
+            let mut tries = 1;
+            let request = loop {
+                let fetch = super::snapshot::fetch(&local, &address, &message);
+                let result = tokio::select! {
+                    result = AssertUnwindSafe(fetch).catch_unwind() => {
+                        result.unwrap_or_else(|_| Err("fetching it failed: a broken invariant".to_owned()))
+                    }
+                    () = stop.cancelled() => return,
+                };
+                match result {
+                    Ok((machine, dir)) => break Request::Fetched { message, machine, incoming: IncomingDir(dir) },
+                    Err(error) => {
+                        tracing::warn!(peer = %from, error, tries, "a snapshot could not be fetched");
+                        if tries == FETCHES_MAX {
+                            break Request::FetchFailed { message };
+                        }
+                        tries += 1;
+                        tokio::time::sleep(BACKOFF.1).await;
+                    }
                 }
             };
             let _ = inbox.push_always(request);

@@ -1,7 +1,7 @@
 //! A tiny executor: tasks, a queue of what is due, and virtual time. One thread, no clock, no chance.
 //!
 //! Always true:
-//! * tasks that are ready run in the order in which they were woken;
+//! * tasks that are ready run in rounds, each in the order of their making; who is woken meanwhile is in the next one;
 //! * what is due runs in the order of its time, and of two things due at once the one asked for first;
 //! * time stands still while a task runs.
 
@@ -31,6 +31,17 @@ pub enum Process {
     Client(u64, u64),
 }
 
+/// What is to become of a process; see [`Sim::order`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Order {
+    /// See [`Executor::kill`].
+    Kill,
+    /// See [`Executor::stop`].
+    Stop,
+    /// See [`Executor::go_on`].
+    GoOn,
+}
+
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Handed to everybody: the time, timers, new tasks, the trace. Cheap to clone.
@@ -42,6 +53,7 @@ struct Inner {
     due: Mutex<Due>,
     ready: Arc<Mutex<VecDeque<u64>>>,
     spawned: Mutex<Vec<(Process, Task)>>,
+    orders: Mutex<Vec<(Process, Order)>>,
     trace: Mutex<Trace>,
 }
 
@@ -89,6 +101,7 @@ impl Sim {
             due: Mutex::default(),
             ready: Arc::default(),
             spawned: Mutex::default(),
+            orders: Mutex::default(),
             trace: Mutex::new(trace),
         }))
     }
@@ -126,6 +139,11 @@ impl Sim {
     /// A new task of a process.
     pub fn spawn(&self, process: Process, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawned.lock().push((process, Box::pin(task)));
+    }
+
+    /// Before the next task runs, a process is killed, stopped, or goes on.
+    pub fn order(&self, process: Process, order: Order) {
+        self.0.orders.lock().push((process, order));
     }
 
     /// Notes what happened; see [`Trace::note`].
@@ -233,15 +251,38 @@ impl Executor {
         }
     }
 
+    fn obey(&mut self) {
+        loop {
+            let orders = std::mem::take(&mut *self.sim.0.orders.lock());
+            if orders.is_empty() {
+                return;
+            }
+            for (process, order) in orders {
+                match order {
+                    Order::Kill => self.kill(process),
+                    Order::Stop => self.stop(process),
+                    Order::GoOn => self.go_on(process),
+                }
+            }
+        }
+    }
+
     /// Runs tasks until none is ready.
     ///
     /// # Errors
     /// They never come to rest.
     pub fn run_ready(&mut self) -> Result<(), String> {
         let limit = self.polls + POLLS_AT_ONCE_MAX;
+        let mut round = VecDeque::new();
         loop {
+            self.obey();
             self.admit();
-            let Some(id) = self.sim.0.ready.lock().pop_front() else { return Ok(()) };
+            if round.is_empty() {
+                std::mem::swap(&mut round, &mut *self.sim.0.ready.lock());
+                // Whoever wakes several at once may do so in any order: tokio's watch channel does.
+                round.make_contiguous().sort_unstable();
+            }
+            let Some(id) = round.pop_front() else { return Ok(()) };
             let Some(running) = self.tasks.get_mut(&id) else { continue };
             if let Some(waiting) = self.stopped.get_mut(&running.process) {
                 waiting.push(id);

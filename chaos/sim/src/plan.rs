@@ -4,6 +4,10 @@
 use std::fmt;
 
 use crate::{
+    client::{
+        self,
+        plan::{Job, Trouble},
+    },
     disk::Rot,
     net::Weather,
     profile::{Profile, TTLS_MS, Weights},
@@ -127,6 +131,10 @@ pub enum What {
     Fault(Fault),
     /// See [`Act`]; by which client, at which server first.
     Act { client: u64, server: u64, act: Act },
+    /// See [`Job`]; by which client of the library.
+    Job { client: u64, job: Job },
+    /// See [`Trouble`]; of which client of the library.
+    Trouble { client: u64, trouble: Trouble },
 }
 
 /// One entry and its time.
@@ -144,6 +152,8 @@ impl fmt::Display for Step {
         match &self.what {
             What::Fault(fault) => write!(f, "{fault:?}"),
             What::Act { client, server, act } => write!(f, "client {client} at server {server}: {act:?}"),
+            What::Job { client, job } => write!(f, "client {client}: {job:?}"),
+            What::Trouble { client, trouble } => write!(f, "client {client}: {trouble:?}"),
         }
     }
 }
@@ -190,6 +200,17 @@ impl Plan {
                 What::Act { client, server, act: act(&mut workload, locks) }
             };
             plan.push(Step { at, what });
+        }
+        let (mut jobs, mut troubles) = (generator(seed, "jobs"), generator(seed, "troubles"));
+        for _ in 0..if profile.sessions > 0 { count * profile.jobs_share / 100 } else { 0 } {
+            let client = client::FIRST + jobs.u64(..profile.sessions);
+            let at = 2 * SECOND + jobs.u64(..profile.chaos - 2 * SECOND);
+            plan.push(Step { at, what: What::Job { client, job: client::plan::job(&mut jobs) } });
+            if fault_share > 0 && troubles.u32(..100) < profile.troubles_share {
+                let at = 2 * SECOND + troubles.u64(..profile.chaos - 2 * SECOND);
+                let trouble = client::plan::trouble(&mut troubles, servers);
+                plan.push(Step { at, what: What::Trouble { client, trouble } });
+            }
         }
         plan.sort_by_key(|step| step.at);
         Self { seed, servers, steps: plan }

@@ -64,8 +64,14 @@ pub struct Profile {
     pub weights: Weights,
     /// Clocks keep within this, in parts per million.
     pub drift_ppm: i64,
-    /// Clients.
+    /// Clients that propose by themselves.
     pub clients: u64,
+    /// Clients that use the library.
+    pub sessions: u64,
+    /// What those do, in hundredths of the steps.
+    pub jobs_share: usize,
+    /// Of a hundred of those so many come with trouble for the client.
+    pub troubles_share: u32,
     /// Entries of log before it is compacted, and those then kept.
     pub log_entries: (u64, u64),
 }
@@ -125,6 +131,9 @@ const DEFAULT: Profile = Profile {
     weights: ALL,
     drift_ppm: 20_000,
     clients: 6,
+    sessions: 6,
+    jobs_share: 150,
+    troubles_share: 12,
     log_entries: (60, 15),
 };
 

@@ -7,17 +7,26 @@
 //! replica is compared with it, by the entry and by the hash of the state after it, also when it restarts and replays,
 //! and when it installs a snapshot. So an invariant of the replicated state needs to be judged on the canon only.
 
+pub mod canon;
 mod i01_one_holder;
 mod i02_tokens_rise;
 mod i03_applied_once;
+mod i04_acquired;
+mod i05_fence;
+mod i06_told_in_time;
 mod i07_no_early_end;
+mod i08_no_overlap;
 mod i09_freed_once;
 mod i10_queue_order;
+mod i11_no_lost_wakeup;
 mod i12_no_orphan;
 mod i13_no_herd;
 mod i15_comes_back;
+mod i16_unknown;
 mod i17_fresh_reads;
+mod i17_linearizable;
 mod i18_durable;
+mod i19_watches;
 mod leaders;
 pub mod queues;
 
@@ -28,7 +37,7 @@ use conclave_state::{Applied, Entry, Machine, Outcome};
 use raft::eraftpb::{Entry as LogEntry, EntryType};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::time::Micros;
+use crate::{client::seen::ClientSeen, time::Micros};
 use queues::{QueueEvent, Queues};
 
 /// A broken invariant.
@@ -103,6 +112,18 @@ pub enum Seen<'a> {
     Jumped {
         /// How far.
         by: Micros,
+    },
+    /// A server's clock runs wrong by so much.
+    Drifts {
+        /// In parts per million.
+        ppm: i64,
+    },
+    /// A client of the library did or saw something.
+    Client(&'a ClientSeen),
+    /// Everything has been whole since then, and clients have let go of what they held since then, too.
+    Settled {
+        /// Since when.
+        whole: Micros,
     },
     /// A server leads in a term.
     Leads {
@@ -188,20 +209,30 @@ impl Oracles {
     pub fn new(bounds: Bounds) -> Self {
         let mut machine = Machine::new();
         machine.apply(Index(1), Term(1), None);
+        let canon = canon::Canon::default();
         let first = Canonical { term: 1, data: 0, hash: machine.hash().0 };
         Self {
             oracles: vec![
                 Box::new(i01_one_holder::OneHolder::default()),
                 Box::new(i02_tokens_rise::TokensRise::default()),
                 Box::new(i03_applied_once::AppliedOnce::default()),
+                Box::new(i04_acquired::Acquired::default()),
+                Box::new(i05_fence::Fence::default()),
+                Box::new(i06_told_in_time::ToldInTime::default()),
                 Box::new(i07_no_early_end::NoEarlyEnd::new(bounds)),
+                Box::new(i08_no_overlap::NoOverlap::default()),
                 Box::new(i09_freed_once::FreedOnce::default()),
                 Box::new(i10_queue_order::QueueOrder::default()),
+                Box::new(i11_no_lost_wakeup::NoLostWakeup::default()),
+                Box::new(i11_no_lost_wakeup::PredecessorVanishes::default()),
                 Box::new(i12_no_orphan::NoOrphan::default()),
                 Box::new(i13_no_herd::NoHerd::default()),
                 Box::new(i15_comes_back::ComesBack::default()),
                 Box::new(i17_fresh_reads::FreshReads::default()),
+                Box::new(i16_unknown::Unknown::new(canon.clone())),
+                Box::new(i17_linearizable::Linearizable::new(canon.clone())),
                 Box::new(i18_durable::Durable::default()),
+                Box::new(i19_watches::Watches::new(canon)),
                 Box::new(leaders::OneLeader::default()),
             ],
             canon: vec![first],
@@ -326,7 +357,10 @@ impl Oracles {
     /// How often each invariant could have been broken.
     #[must_use]
     pub fn exercised(&self) -> BTreeMap<&'static str, u64> {
-        let mut all: BTreeMap<_, _> = self.oracles.iter().map(|oracle| (oracle.name(), oracle.exercised())).collect();
+        let mut all = BTreeMap::new();
+        for oracle in &self.oracles {
+            *all.entry(oracle.name()).or_default() += oracle.exercised();
+        }
         all.insert("replicas", self.compared);
         all
     }

@@ -104,6 +104,7 @@ impl World {
                 let id = self.meant(server);
                 self.servers[&id].clock.drift(now, ppm);
                 self.clock_changed(id);
+                self.see(&Seen::Drifts { ppm });
                 self.hold(number, now + lasts, vec![Relief::Drift(id)])
             }
             Fault::Partition { shape, lasts } => {

@@ -10,11 +10,14 @@ use crate::{
     bare::lock_path,
     exec::Process,
     finale,
-    oracle::End,
+    oracle::{End, Seen},
     plan::Act,
     profile::{LEAD_WITHIN, SILENCE_SLACK, TTL_MS_MAX},
-    time::{MS, SECOND},
+    time::{MS, Micros, SECOND},
 };
+
+/// Clients of the library get what they wait for within this.
+const SETTLE: Micros = 13 * SECOND;
 
 impl World {
     /// All faults end, all servers come back but those whose disk is damaged.
@@ -40,6 +43,7 @@ impl World {
                 self.start(id);
             }
         }
+        self.library.heal();
         // Whoever still had a session falls silent; what it held has to come free.
         for client in &self.clients {
             let _ = client.send((1, Act::Vanish));
@@ -53,6 +57,15 @@ impl World {
         let took = self.led.unwrap_or(self.sim.now()) - healed;
         self.summary.led_after_max = self.summary.led_after_max.max(took);
         self.summary.led_late += u64::from(took > 2 * SECOND);
+        // Those who use the library let go, and all who wait get their turn.
+        if self.led.is_some() && self.profile.sessions > 0 {
+            let whole = self.sim.now();
+            self.library.quiet();
+            self.until(whole + SETTLE, |_| false);
+            self.library.settle();
+            self.see(&Seen::Settled { whole });
+            self.library.leave();
+        }
         // Sessions end by themselves; requests under way find their answers or give up.
         let patience = (TTL_MS_MAX * MS).max(6 * SECOND) + 2 * SILENCE_SLACK;
         let end = self.sim.now() + patience;

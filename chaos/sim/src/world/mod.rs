@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     bare::{Client, Directory, Surroundings},
+    client::Clients,
     event::Event,
     exec::{Executor, Next, Sim},
     net::Network,
@@ -43,6 +44,8 @@ pub struct World {
     directory: Directory,
     around: Surroundings,
     clients: Vec<mpsc::UnboundedSender<(u64, Act)>>,
+    /// Those of the library.
+    library: Clients,
     /// Draws what faults leave open: how long until a port is tried again, how much a dying disk keeps.
     rng: fastrand::Rng,
     disk_rng: fastrand::Rng,
@@ -72,7 +75,9 @@ impl World {
             told: Arc::new(Mutex::new(Revision(0))),
         };
         let seed = plan.seed;
+        let known: Vec<u64> = (1..=plan.servers).collect();
         Self {
+            library: Clients::new(&sim, seed, profile.sessions, known, &oracles),
             executor: Executor::new(sim.clone()),
             sim,
             profile: profile.clone(),
@@ -176,6 +181,14 @@ impl World {
             What::Act { client, server, act } => {
                 let _ = self.clients[usize::try_from(client).expect("few")].send((server, act));
             }
+            What::Job { client, job } => {
+                self.sim.note("job", [client, number as u64, 0], || self.plan.steps[number].to_string());
+                self.library.begin(client, job);
+            }
+            What::Trouble { client, trouble } => {
+                self.sim.note("trouble", [client, number as u64, 0], || self.plan.steps[number].to_string());
+                self.library.meet(client, trouble);
+            }
             What::Fault(fault) => {
                 if self.healed.is_none() {
                     let class = fault.class();
@@ -220,6 +233,9 @@ impl World {
             count("snapshots installed", disk.installs, summary);
             count("disk operations failed", disk.failures, summary);
             count("syncs stalled", disk.stalls, summary);
+        }
+        for (name, number) in self.library.counts() {
+            count(name, number, summary);
         }
         let net = self.network.counts;
         count("frames between servers", net.frames, summary);

@@ -116,6 +116,7 @@ impl World {
         match started {
             Ok(node) => {
                 self.directory.lock().insert(id, Arc::clone(node.handle()));
+                self.library.server_started(node.handle());
                 server.node = Some(node);
                 self.effects(id);
                 self.plan_turn(id);
@@ -256,6 +257,7 @@ impl World {
         let now = self.sim.now();
         let server = self.servers.get_mut(&id).expect("a server");
         self.directory.lock().remove(&id);
+        self.library.server_ended(id);
         if let Some(node) = server.node.take() {
             node.end(how == Down::Killed);
         }

@@ -22,7 +22,7 @@ use conclave_server::{
 use conclave_state::{Applied, Command, Entry, Machine, Op, Outcome, RequestId, Txn};
 use parking_lot::Mutex;
 use prost_raft::Message as _;
-use raft::eraftpb::{ConfState, Message, MessageType};
+use raft::eraftpb::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
 use tokio::sync::{oneshot, watch};
 
 const STEP_MS: u64 = 10;
@@ -601,6 +601,45 @@ fn a_newcomer_learns_is_promoted_and_outvotes() {
     assert_eq!(world.servers[&4].status.borrow().members.len(), 3);
     world.pass(3_000);
     world.assert_same_state();
+}
+
+#[test]
+fn a_newcomer_is_offered_no_snapshot_from_before_its_time() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let it = world.put(leader, "/before", b"x");
+    world.pass(100);
+    assert!(is_done(&it));
+    // The log begins later than a newcomer does: the first one is sent a snapshot. The second must not get the same.
+    for id in [4, 5] {
+        world.boot(id);
+        world.change_members(MemberChange::AddLearner(member(id))).unwrap();
+        world.until("it has learned", |world| world.get(id, "/before").is_some());
+    }
+    world.assert_same_state();
+}
+
+#[test]
+fn a_snapshot_offered_while_another_is_fetched_has_its_turn_if_that_fails() {
+    let mut world = World::new(3);
+    world.elect();
+    let offer = |from, term| {
+        let metadata = SnapshotMetadata { index: 500, term, ..SnapshotMetadata::default() };
+        let snapshot = Snapshot { data: Vec::new(), metadata: Some(metadata) };
+        let mut message = Message { from, to: 3, term, snapshot: Some(snapshot), ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message
+    };
+    let core = &mut world.servers.get_mut(&3).expect("running").core;
+    let mut out = Sent::default();
+    let from = |out: &Sent| out.fetches.iter().map(|message| message.from).collect::<Vec<_>>();
+    core.step_raft(offer(1, 50), &mut out).unwrap();
+    core.step_raft(offer(2, 51), &mut out).unwrap();
+    core.settle(&mut out).unwrap();
+    assert_eq!(from(&out), [1], "one at a time");
+    core.fetch_failed(&out.fetches[0]);
+    core.settle(&mut out).unwrap();
+    assert_eq!(from(&out), [1, 2]);
 }
 
 #[test]

@@ -65,6 +65,9 @@ pub trait Outbound {
     fn fetch_snapshot(&mut self, message: Message);
     /// A peer's stream to this server broke: finds out whether its process is gone, see [`Core::gone`].
     fn probe(&mut self, peer: ServerId);
+    /// A peer says where it is reached. A server that was away while the membership changed knows of no other way to
+    /// answer it.
+    fn introduced(&mut self, _peer: ServerId, _address: String) {}
     /// What was sent so far is on its way when this returns.
     fn flush(&mut self);
     /// Those to be in touch with.
@@ -622,6 +625,12 @@ impl<S: Store> Core<S> {
     /// The node cannot go on.
     pub fn settle(&mut self, out: &mut impl Outbound) -> Result<(), Fatal> {
         if !self.diverged {
+            if self.fetching.is_none()
+                && let Some(message) = self.offered.take()
+            {
+                // What was fetched before it could not be had.
+                self.step_raft(message, out)?;
+            }
             self.campaign_early();
             self.notice_leadership();
             self.flush_proposals();

@@ -282,10 +282,18 @@ impl<S: Store> raft::Storage for Log<S> {
         Ok(self.last.index)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // A newcomer refuses one from before its time, and the leader would wait for it in vain.
+        let knows = |conf: &ConfState| {
+            [&conf.voters, &conf.learners, &conf.voters_outgoing].iter().any(|servers| servers.contains(&to))
+        };
         match &self.snapshot {
             // Older than the log's beginning, it would only have to be followed by another one.
-            Some(snapshot) if snapshot.at.index >= request_index && snapshot.at.index >= self.compacted.index => {
+            Some(snapshot)
+                if snapshot.at.index >= request_index
+                    && snapshot.at.index >= self.compacted.index
+                    && knows(&snapshot.membership.conf) =>
+            {
                 Ok(Snapshot {
                     data: snapshot.id.clone().into_bytes(),
                     metadata: Some(SnapshotMetadata {

@@ -146,7 +146,7 @@ async fn a_peer_of_another_cluster_or_for_another_server_is_refused() {
     let cluster = Cluster::start(1).await;
     let address = cluster.members[0].peer_address.clone();
     let mut client = PeerClient::connect(format!("http://{address}")).await.unwrap();
-    let good = PeerHello { cluster: "test".to_owned(), from: 2, to: 1, protocol: 1 };
+    let good = PeerHello { cluster: "test".to_owned(), from: 2, to: 1, protocol: 1, address: String::new() };
     let cases = [
         (PeerHello { cluster: "other".to_owned(), ..good.clone() }, "belongs to cluster \"other\""),
         (PeerHello { to: 3, ..good.clone() }, "this is server 1"),

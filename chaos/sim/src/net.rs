@@ -44,6 +44,8 @@ pub struct Link {
     pub up: bool,
     /// The sender wants one.
     pub wanted: bool,
+    /// Because the receiver introduced itself, whether or not it is a member.
+    pub introduced: bool,
     /// Counts connections and attempts.
     pub connection: u64,
     /// Which start of the receiver it leads to.

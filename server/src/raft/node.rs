@@ -54,6 +54,11 @@ pub(super) enum Request<I> {
     Raft(Message),
     Item(Item),
     Unreachable(ServerId),
+    /// A peer's stream to us began; this is where it is reached.
+    Introduced {
+        peer: ServerId,
+        address: String,
+    },
     /// A peer's stream to us ended.
     StreamLost(ServerId),
     Gone(ServerId),
@@ -231,6 +236,7 @@ impl<S: Store, O: Outbound> Node<S, O> {
             Request::Raft(message) => core.step_raft(message, &mut self.out)?,
             Request::Item(item) => core.step(item)?,
             Request::Unreachable(peer) => core.unreachable(peer),
+            Request::Introduced { peer, address } => self.out.introduced(peer, address),
             Request::StreamLost(peer) => self.out.probe(peer),
             Request::Gone(peer) => core.gone(peer),
             Request::Fetched { message, machine, incoming } => {

@@ -50,6 +50,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const FETCHES_MAX: u32 = 10;
 /// How often a peer whose stream broke is asked whether it is still there.
 const PROBES: u32 = 3;
+/// Most peers that are connected only because they introduced themselves.
+const INTRODUCED_MAX: usize = 16;
 /// What a peer that left the cluster is still sent must be gone by then.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A silent connection is probed after this long, and given up if it stays silent as long again.
@@ -138,12 +140,35 @@ pub(super) struct Peers {
     inbox: Inbox,
     runtime: tokio::runtime::Handle,
     peers: BTreeMap<ServerId, OnePeer>,
+    /// Those of them that are no members as far as is known here, and where they say that they are reached: others
+    /// know them, since they came by the cluster's name. Gone when the process ends, or they become members.
+    introduced: BTreeMap<ServerId, String>,
+    /// What this server says of itself; empty as long as it is not known to be a member.
+    own_address: Arc<Mutex<String>>,
     stop: CancellationToken,
 }
 
 impl Peers {
     pub(super) fn new(local: Local, inbox: Inbox, runtime: tokio::runtime::Handle) -> Self {
-        Self { local, inbox, runtime, peers: BTreeMap::new(), stop: CancellationToken::new() }
+        let (peers, introduced) = (BTreeMap::new(), BTreeMap::new());
+        Self { local, inbox, runtime, peers, introduced, own_address: Arc::default(), stop: CancellationToken::new() }
+    }
+
+    /// Keeps a peer connected from now on.
+    fn keep(&mut self, peer: ServerId, address: String) {
+        let queue = Arc::new(Mutex::new(Queue::default()));
+        let stop = self.stop.child_token();
+        let connection = Connection {
+            local: self.local.clone(),
+            own_address: Arc::clone(&self.own_address),
+            peer,
+            address: address.clone(),
+            queue: Arc::clone(&queue),
+            inbox: Arc::clone(&self.inbox),
+        };
+        let keep = needed(Arc::clone(&self.inbox), "keeping a peer connected", connection.keep());
+        self.runtime.spawn(stop.clone().run_until_cancelled_owned(keep));
+        self.peers.insert(peer, OnePeer { address, queue, staged: Vec::new(), stop });
     }
 }
 
@@ -245,12 +270,27 @@ impl Outbound for Peers {
         });
     }
 
+    fn introduced(&mut self, peer: ServerId, address: String) {
+        let full = self.introduced.len() >= INTRODUCED_MAX && !self.introduced.contains_key(&peer);
+        if self.peers.contains_key(&peer) || peer == self.local.id || full {
+            return;
+        }
+        tracing::info!(%peer, address, "a peer that is no member as far as is known here introduces itself");
+        self.introduced.insert(peer, address.clone());
+        self.keep(peer, address);
+    }
+
     fn members(&mut self, members: &[Member]) {
+        if let Some(own) = members.iter().find(|member| member.id == self.local.id) {
+            own.peer_address.clone_into(&mut self.own_address.lock());
+        }
+        self.introduced.retain(|id, _| !members.iter().any(|member| member.id == *id));
         // To those that leave, too: that they were removed is among what they are told.
         self.flush();
-        let runtime = &self.runtime;
+        let (runtime, introduced, own) = (&self.runtime, &self.introduced, self.local.id);
         self.peers.retain(|id, peer| {
-            let stays = members.iter().any(|member| member.id == *id && member.peer_address == peer.address);
+            let stays = members.iter().any(|member| member.id == *id && member.peer_address == peer.address)
+                || introduced.get(id) == Some(&peer.address);
             if !stays {
                 let stop = peer.stop.clone();
                 runtime.spawn(async move {
@@ -260,23 +300,11 @@ impl Outbound for Peers {
             }
             stays
         });
-        for member in members.iter().filter(|member| member.id != self.local.id) {
+        for member in members.iter().filter(|member| member.id != own) {
             if self.peers.contains_key(&member.id) {
                 continue;
             }
-            let queue = Arc::new(Mutex::new(Queue::default()));
-            let stop = self.stop.child_token();
-            let address = member.peer_address.clone();
-            let connection = Connection {
-                local: self.local.clone(),
-                peer: member.id,
-                address: address.clone(),
-                queue: Arc::clone(&queue),
-                inbox: Arc::clone(&self.inbox),
-            };
-            let keep = needed(Arc::clone(&self.inbox), "keeping a peer connected", connection.keep());
-            self.runtime.spawn(stop.clone().run_until_cancelled_owned(keep));
-            self.peers.insert(member.id, OnePeer { address, queue, staged: Vec::new(), stop });
+            self.keep(member.id, member.peer_address.clone());
         }
     }
 }
@@ -291,6 +319,7 @@ async fn needed(inbox: Inbox, what: &'static str, task: impl Future<Output = ()>
 /// Keeps one peer connected.
 struct Connection {
     local: Local,
+    own_address: Arc<Mutex<String>>,
     peer: ServerId,
     address: String,
     queue: Arc<Mutex<Queue>>,
@@ -354,6 +383,7 @@ impl Connection {
             from: self.local.id.0,
             to: self.peer.0,
             protocol: PROTOCOL,
+            address: self.own_address.lock().clone(),
         };
         let outgoing = Outgoing { queue: Arc::clone(&self.queue), connection, hello: Some(hello) };
         let mut client = PeerClient::new(channel).max_encoding_message_size(FRAME_BYTES_LIMIT);
@@ -459,6 +489,9 @@ impl Peer for PeerService {
         };
         self.check_hello(hello).map_err(|status| *status)?;
         let from = ServerId(hello.from);
+        if !hello.address.is_empty() {
+            self.hand_over([Request::Introduced { peer: from, address: hello.address.clone() }])?;
+        }
         let result = self.receive(first, &mut frames).await;
         let _ = self.hand_over([Request::StreamLost(from)]);
         result.map(|()| Response::new(PeerEnd { message: "the stream ended".to_owned() }))

@@ -41,6 +41,9 @@ impl World {
         for (_, to) in self.network.pairs().into_iter().filter(|(of, _)| *of == from) {
             if !members.contains(&to) {
                 let link = self.network.link(from, to);
+                if link.introduced {
+                    continue;
+                }
                 (link.wanted, link.up) = (false, false);
                 link.connection += 1;
                 link.waiting.clear();
@@ -48,15 +51,33 @@ impl World {
             }
         }
         for &to in members.iter().filter(|to| **to != from) {
-            let link = self.network.link(from, to);
-            if !link.wanted {
-                link.wanted = true;
-                link.connection += 1;
-                link.backoff_us = BACKOFF.0;
-                let connection = link.connection;
-                let takes = self.network.delay(from, to);
-                self.sim.schedule(now + takes, Event::Connect { from, to, connection });
-            }
+            self.network.link(from, to).introduced = false;
+            self.want(now, from, to);
+        }
+    }
+
+    fn want(&mut self, now: Micros, from: u64, to: u64) {
+        let link = self.network.link(from, to);
+        if !link.wanted {
+            link.wanted = true;
+            link.connection += 1;
+            link.backoff_us = BACKOFF.0;
+            let connection = link.connection;
+            let takes = self.network.delay(from, to);
+            self.sim.schedule(now + takes, Event::Connect { from, to, connection });
+        }
+    }
+
+    /// A server that connects says where it is reached, if it knows: as a member.
+    fn introduce(&mut self, now: Micros, from: u64, to: u64) {
+        let member = self
+            .node(from)
+            .is_some_and(|node| node.handle().status.borrow().members.iter().any(|member| member.id == ServerId(from)));
+        let link = self.network.link(to, from);
+        if member && !link.wanted {
+            link.introduced = true;
+            *self.summary.counts.entry("introductions").or_default() += 1;
+            self.want(now, to, from);
         }
     }
 
@@ -81,6 +102,7 @@ impl World {
                 link.backoff_us = BACKOFF.0;
                 let items: Vec<Item> = link.waiting.drain(..).collect();
                 self.sim.note("connected", [from, to, 0], || format!("{from} to {to}"));
+                self.introduce(now, from, to);
                 if !items.is_empty() {
                     self.send(now, from, to, items);
                 }
@@ -138,7 +160,7 @@ impl World {
                 let told = !silently && self.network.open(from, to);
                 let link = self.network.link(from, to);
                 let was_up = link.up;
-                (link.up, link.wanted) = (false, false);
+                (link.up, link.wanted, link.introduced) = (false, false, false);
                 link.connection += 1;
                 link.waiting.clear();
                 link.stalled.clear();

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::Future,
     io,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -102,6 +102,13 @@ impl Stream for Outgoing {
     type Item = PeerFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<PeerFrame>> {
+        // A panic would leave the connection open and nothing sent on it for ever; so the stream ends, and the next begins.
+        catch_unwind(AssertUnwindSafe(|| self.next_frame(context))).unwrap_or(Poll::Ready(None))
+    }
+}
+
+impl Outgoing {
+    fn next_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<PeerFrame>> {
         point!("peer-send", |_| Poll::Ready(None));
         let mut items = Vec::new();
         if let Some(hello) = self.hello.take() {

@@ -83,7 +83,7 @@ fn peer_seeds() -> Vec<Vec<u8>> {
     let mut message = eraftpb::Message { from: 1, to: 2, term: 3, index: 4, ..Default::default() };
     message.entries.push(eraftpb::Entry { index: 5, term: 3, data: b"data".to_vec(), ..Default::default() });
     let items = [
-        Item::Hello(PeerHello { cluster: "seed".into(), from: 1, to: 2, protocol: 1 }),
+        Item::Hello(PeerHello { cluster: "seed".into(), from: 1, to: 2, protocol: 1, address: "h:1".into() }),
         Item::Raft(prost_raft::Message::encode_to_vec(&message).into()),
         Item::Renew(Renew { from: 1, batch: 2, sessions: vec![3, 4] }),
         Item::StateHash(StateHash { from: 1, index: 1024, hash: vec![5; 16].into() }),

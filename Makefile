@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench build build-faulty setup sim nightly-sim
+.PHONY: help demo test cluster check fix bench fuzz build build-faulty setup sim nightly-sim
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -9,6 +9,7 @@ help:
 	@echo "make check    format, lints, documentation, dependency policy; touches nothing"
 	@echo "make fix      formats, and applies what the lints can fix"
 	@echo "make bench    three servers and 'conclave bench' (BENCH='put --clients 128' for one)"
+	@echo "make fuzz     libFuzzer on the decoders: TARGET=log-entry SECONDS=600, or each for ten seconds"
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
@@ -38,6 +39,9 @@ check:
 
 fix: setup
 	@. scripts/env.sh && cargo fmt --all && cargo clippy $$CARGO_SCOPE --all-targets --fix --allow-dirty --allow-staged
+
+fuzz: setup
+	@target='$(TARGET)' seconds='$(SECONDS)'; sh scripts/fuzz.sh "$${target:-all}" "$${seconds:-10}"
 
 bench: build
 	@sh scripts/bench.sh $(BENCH)

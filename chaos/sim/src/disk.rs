@@ -25,7 +25,7 @@ use raft::eraftpb::{Entry, HardState};
 use crate::{
     exec::{Process, Sim},
     life::{Life, Point},
-    time::{MS, Micros},
+    time::{MS, Micros, SECOND},
 };
 
 /// Newest snapshots that are kept.
@@ -429,7 +429,8 @@ impl Store for SimStore {
         let at = image.applied;
         let snapshot = Snapshot { at, membership: image.membership.clone(), records: image.records.clone() };
         let (sim, platter) = (self.sim.clone(), Arc::clone(&self.platter));
-        let takes_us = self.rng.u64(MS..50 * MS) * disk.faults.slowness.max(1);
+        // One begun on a slow disk must not outlast the healing of it by much.
+        let takes_us = (self.rng.u64(MS..50 * MS) * disk.faults.slowness.max(1)).min(2 * SECOND);
         disk.counts.snapshots += 1;
         self.sim.spawn(self.process, async move {
             sim.sleep(takes_us).await;

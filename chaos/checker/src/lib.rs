@@ -16,6 +16,7 @@ pub mod locks;
 pub mod model;
 pub mod report;
 pub mod search;
+mod shrink;
 pub mod verdict;
 
 pub use check::{Limits, check};

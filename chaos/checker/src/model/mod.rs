@@ -276,6 +276,28 @@ pub trait Spec: Sync {
         false
     }
 
+    /// Whether [`Spec::step`] looks at positions or times of the operation. If so, no two are interchangeable.
+    fn by_time(&self) -> bool {
+        false
+    }
+
+    /// Bytes of a state, about, with what it owns.
+    fn state_bytes(&self, state: &Self::State) -> usize {
+        size_of_val(state)
+    }
+
+    /// A state in words, for a sentence of cause.
+    fn show(&self, state: &Self::State) -> String {
+        format!("{state:?}")
+    }
+
+    /// Why `culprit` has no place among `shown`, a minimal set of operations that has no order, in one sentence; if the
+    /// model knows better than to list the states that were possible.
+    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation) -> Option<String> {
+        let _ = (part, shown, culprit);
+        None
+    }
+
     /// Whether the operation is one of the model's and has values of the right form; else what would be right.
     fn admit(&self, operation: &Operation) -> Result<(), String>;
 

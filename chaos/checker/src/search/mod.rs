@@ -1,50 +1,40 @@
 //! The search for an order.
 
 mod budget;
-
-use std::collections::HashSet;
+mod frontier;
+mod space;
+mod uses;
+mod walk;
 
 pub use budget::Budget;
+pub(crate) use space::Entry;
+pub(crate) use walk::{Dead, End, walk};
 
 use crate::{
-    Operation, Verdict,
+    Verdict,
     check::Part,
     model::{Role, Spec},
-    verdict::Refutation,
+    shrink,
 };
 
 /// Judges one object by search.
 pub fn search<S: Spec>(spec: &S, part: &Part<'_>, budget: &Budget) -> Verdict {
-    let mut open: Vec<_> = part.operations().map(|(at, operation)| (at, operation, spec.role(operation))).collect();
-    open.retain(|(_, _, role)| *role != Role::Nothing);
-    let mut seen = HashSet::new();
-    let mut stack = vec![(spec.init(), vec![false; open.len()])];
-    while let Some((state, done)) = stack.pop() {
-        if budget.exhausted().is_some() {
-            return Verdict::Unknown("time".into());
-        }
-        let left = || open.iter().zip(&done).filter(|(_, done)| !**done).map(|(open, _)| open);
-        if left().all(|(_, _, role)| *role == Role::May) {
-            return Verdict::Linearizable;
-        }
-        let first =
-            |operation: &Operation| left().all(|(_, other, role)| *role == Role::May || !other.precedes(operation));
-        let mut next = Vec::new();
-        for (at, (_, operation, _)) in open.iter().enumerate().filter(|(at, _)| !done[*at]) {
-            if !first(operation) {
-                continue;
-            }
-            spec.step(&state, operation, &mut next);
-            for state in next.drain(..) {
-                let mut done = done.clone();
-                done[at] = true;
-                if seen.insert((state.clone(), done.clone())) {
-                    stack.push((state, done));
-                }
-            }
-        }
+    let entries = entries(spec, part);
+    match walk(spec, &entries, budget) {
+        End::Fits => Verdict::Linearizable,
+        End::Limit(why) => Verdict::Unknown(why),
+        End::Dead(dead) => Verdict::NotLinearizable(Box::new(shrink::refute(spec, part, &entries, &dead, budget))),
     }
-    let operations: Vec<u32> = open.iter().map(|(at, _, _)| *at).collect();
-    let culprit = *operations.last().expect("nothing to place is linearizable");
-    Verdict::NotLinearizable(Box::new(Refutation { key: part.key, culprit, operations, cause: "no order fits".into() }))
+}
+
+/// What the history demands of the object.
+pub(crate) fn entries<'a, S: Spec>(spec: &S, part: &Part<'a>) -> Vec<Entry<'a>> {
+    let entry = |(index, operation): (u32, &'a crate::Operation)| Entry {
+        index,
+        operation,
+        role: spec.role(operation),
+        called: operation.called,
+        returned: operation.returned,
+    };
+    part.operations().map(entry).filter(|entry| entry.role != Role::Nothing).collect()
 }

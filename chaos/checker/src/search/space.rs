@@ -1,0 +1,231 @@
+//! States and operations as small numbers, with the steps between them remembered.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use crate::{
+    Function, Operation, Outcome, Value,
+    model::{Role, Spec},
+};
+
+/// An operation as the search sees it. Shrinking lifts some of what the history demands.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Index into [`crate::History::operations`].
+    pub index: u32,
+    /// What it does and returns.
+    pub operation: &'a Operation,
+    /// `Must` or `May`.
+    pub role: Role,
+    /// It has its moment after this position,
+    pub called: u32,
+    /// and before this one, if it must.
+    pub returned: u32,
+}
+
+/// A quick hash for small numbers. They are our own, so nobody can choose them to collide.
+#[derive(Clone, Default)]
+pub struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}
+
+/// A map with [`Mix`].
+pub type QuickMap<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+
+/// Steps not taken yet; those that lead nowhere; the mark of those with several ends.
+const UNTRIED: u32 = u32::MAX;
+const NOWHERE: u32 = u32::MAX - 1;
+const SEVERAL: u32 = 1 << 31;
+
+/// With more classes than this, steps are kept in a map and not in a table.
+const TABLE_CLASSES_MAX: usize = 256;
+
+/// What makes operations interchangeable.
+#[derive(Eq, Hash, PartialEq)]
+struct Likeness<'a> {
+    function: Function,
+    outcome: Outcome,
+    argument: &'a Value,
+    result: &'a Value,
+    who: u32,
+}
+
+/// States and classes of interchangeable operations of one object.
+pub struct Space<'a, S: Spec> {
+    spec: &'a S,
+    states: Vec<S::State>,
+    ids: HashMap<S::State, u32>,
+    /// One operation of each class.
+    classes: Vec<&'a Operation>,
+    /// By state and class, if there are few classes.
+    table: Vec<u32>,
+    map: QuickMap<u64, u32>,
+    several: Vec<Vec<u32>>,
+    scratch: Vec<S::State>,
+    state_bytes: u64,
+}
+
+impl<'a, S: Spec> Space<'a, S> {
+    /// The space, and the class of each entry.
+    pub fn new(spec: &'a S, entries: &[Entry<'a>]) -> (Self, Vec<u32>) {
+        let mut likenesses = HashMap::new();
+        let mut classes = Vec::new();
+        let class_of = entries.iter().enumerate().map(|(at, entry)| {
+            let operation = entry.operation;
+            let who = match (spec.by_time(), spec.by_process()) {
+                (true, _) => at as u32,
+                (false, true) => operation.process,
+                (false, false) => 0,
+            };
+            let Operation { function, outcome, argument, result, .. } = operation;
+            let likeness = Likeness { function: *function, outcome: *outcome, argument, result, who };
+            *likenesses.entry(likeness).or_insert_with(|| {
+                classes.push(operation);
+                classes.len() as u32 - 1
+            })
+        });
+        let class_of = class_of.collect();
+        let mut space = Self {
+            spec,
+            states: Vec::new(),
+            ids: HashMap::new(),
+            classes,
+            table: Vec::new(),
+            map: QuickMap::default(),
+            several: Vec::new(),
+            scratch: Vec::new(),
+            state_bytes: 0,
+        };
+        space.state(spec.init());
+        (space, class_of)
+    }
+
+    /// The initial state.
+    pub const INIT: u32 = 0;
+
+    pub fn classes(&self) -> usize {
+        self.classes.len()
+    }
+
+    pub fn reads(&self, class: u32) -> bool {
+        self.spec.reads(self.classes[class as usize])
+    }
+
+    pub fn show(&self, state: u32) -> String {
+        self.spec.show(&self.states[state as usize])
+    }
+
+    fn state(&mut self, state: S::State) -> u32 {
+        if let Some(id) = self.ids.get(&state) {
+            return *id;
+        }
+        let id = self.states.len() as u32;
+        assert!(id < SEVERAL, "states are swept long before");
+        // Held twice: by id, and as the key of the map.
+        self.state_bytes += 2 * self.spec.state_bytes(&state) as u64 + 48;
+        self.states.push(state.clone());
+        self.ids.insert(state, id);
+        if self.classes.len() <= TABLE_CLASSES_MAX {
+            self.table.resize(self.states.len() * self.classes.len(), UNTRIED);
+        }
+        id
+    }
+
+    /// Calls `each` with every state that may follow.
+    #[inline]
+    pub fn next(&mut self, state: u32, class: u32, mut each: impl FnMut(u32)) {
+        let end = self.end(state, class);
+        if end == NOWHERE {
+        } else if end & SEVERAL == 0 {
+            each(end);
+        } else {
+            self.several[(end & !SEVERAL) as usize].iter().copied().for_each(each);
+        }
+    }
+
+    /// Whether the step is possible.
+    #[inline]
+    pub fn possible(&mut self, state: u32, class: u32) -> bool {
+        self.end(state, class) != NOWHERE
+    }
+
+    #[inline]
+    fn end(&mut self, state: u32, class: u32) -> u32 {
+        let known = if self.classes.len() <= TABLE_CLASSES_MAX {
+            self.table[state as usize * self.classes.len() + class as usize]
+        } else {
+            self.map.get(&(u64::from(state) << 32 | u64::from(class))).copied().unwrap_or(UNTRIED)
+        };
+        if known == UNTRIED { self.try_step(state, class) } else { known }
+    }
+
+    #[cold]
+    fn try_step(&mut self, state: u32, class: u32) -> u32 {
+        let mut next = std::mem::take(&mut self.scratch);
+        self.spec.step(&self.states[state as usize], self.classes[class as usize], &mut next);
+        let mut ids: Vec<u32> = next.drain(..).map(|state| self.state(state)).collect();
+        self.scratch = next;
+        ids.sort_unstable();
+        ids.dedup();
+        let end = match ids[..] {
+            [] => NOWHERE,
+            [one] => one,
+            _ => {
+                self.several.push(ids);
+                (self.several.len() as u32 - 1) | SEVERAL
+            }
+        };
+        if self.classes.len() <= TABLE_CLASSES_MAX {
+            self.table[state as usize * self.classes.len() + class as usize] = end;
+        } else {
+            self.map.insert(u64::from(state) << 32 | u64::from(class), end);
+        }
+        end
+    }
+
+    /// Bytes in use, about.
+    pub fn bytes(&self) -> u64 {
+        self.state_bytes + 4 * self.table.capacity() as u64 + 14 * self.map.capacity() as u64
+    }
+
+    /// Forgets all states but these, which get new numbers in the order given.
+    pub fn sweep(&mut self, keep: &[u32]) {
+        let kept: Vec<_> = keep.iter().map(|id| self.states[*id as usize].clone()).collect();
+        self.states = Vec::new();
+        self.ids = HashMap::new();
+        self.table = Vec::new();
+        self.map = QuickMap::default();
+        self.several = Vec::new();
+        self.state_bytes = 0;
+        for state in kept {
+            self.state(state);
+        }
+    }
+}

@@ -45,6 +45,12 @@ impl<'a> Part<'a> {
     }
 }
 
+/// All operations as one part.
+#[cfg(test)]
+pub(crate) fn whole(history: &History) -> Part<'_> {
+    Part { history, key: 0, indexes: (0..history.operations.len() as u32).collect() }
+}
+
 /// The independent parts of a history.
 fn parts<'a>(history: &'a History, model: &Model) -> Vec<Part<'a>> {
     let count = if model.keyed() { history.keys.len() } else { 1 };

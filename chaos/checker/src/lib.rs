@@ -10,13 +10,17 @@
 
 pub mod brute;
 pub mod check;
+#[cfg(feature = "cli")]
+pub mod command;
 pub mod generate;
+pub mod guide;
 pub mod history;
 pub mod locks;
 pub mod model;
 pub mod report;
 pub mod search;
 mod shrink;
+mod special;
 pub mod verdict;
 
 pub use check::{Limits, check};

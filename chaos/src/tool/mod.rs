@@ -20,13 +20,19 @@ enum Do {
     /// Lists the fail points of a server, and what each of them must lead to.
     Points,
     Sim(sim::Sim),
+    #[command(flatten)]
+    Checker(conclave_checker::command::Command),
 }
 
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Do::Points => points::list(),
-        Do::Sim(sim) => sim.main(),
+    match Cli::try_parse() {
+        Ok(cli) => match cli.command {
+            Do::Points => points::list(),
+            Do::Sim(sim) => sim.main(),
+            Do::Checker(command) => command.run(),
+        },
+        Err(error) => conclave_checker::command::misused(&error),
     }
 }

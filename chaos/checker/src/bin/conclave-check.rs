@@ -1,3 +1,7 @@
 //! The checker on its own, for histories of anything.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    conclave_checker::command::main()
+}

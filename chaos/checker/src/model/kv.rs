@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use crate::{
-    Function, Operation, Value,
-    model::{Spec, admit_functions},
+    Function, Operation, Value, Verdict,
+    check::Part,
+    model::{Role, Spec, admit_functions},
+    search::Budget,
+    special::zones::{self, Access},
 };
 
 /// See the module.
@@ -44,6 +47,20 @@ impl Spec for Kv {
 
     fn reads(&self, operation: &Operation) -> bool {
         operation.function == Function::Get
+    }
+
+    fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
+        // What an append makes depends on what was there; deletions all leave the same.
+        let plain = |operation: &Operation| matches!(operation.function, Function::Get | Function::Put);
+        let accesses = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
+        if !accesses.clone().all(|(_, operation)| plain(operation)) {
+            return None;
+        }
+        let accesses = accesses.map(|(at, operation)| match operation.function {
+            Function::Put => (at, operation, Access::Write(&operation.argument)),
+            _ => (at, operation, Access::Read(&operation.result)),
+        });
+        zones::verdict(part, &Value::Null, accesses)
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

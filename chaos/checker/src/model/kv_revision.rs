@@ -6,8 +6,11 @@
 //! A revision may be null where it is not known.
 
 use crate::{
-    Function, Operation, Outcome, Value,
+    Function, Operation, Outcome, Value, Verdict,
+    check::Part,
     model::{Role, Spec, admit_functions},
+    search::Budget,
+    special::revisions::{self, Access},
 };
 
 /// See the module.
@@ -79,6 +82,32 @@ impl Spec for KvRevision {
             (Outcome::Fail, _) | (Outcome::Unknown, Function::Get) => Role::Nothing,
             (Outcome::Unknown, _) => Role::May,
         }
+    }
+
+    fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
+        let accesses = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
+        let reads = |operation: &Operation| operation.function == Function::Get;
+        // To read nothing does not say after which deletion; to read no revision, nothing at all.
+        let deletes = accesses.clone().any(|(_, operation)| operation.function == Function::Delete);
+        let numbered = |operation: &Operation| match versioned(&operation.result) {
+            Some((value, revision)) => revision.is_some() && !value.is_null(),
+            None => !deletes,
+        };
+        if !accesses.clone().all(|(_, operation)| !reads(operation) || numbered(operation)) {
+            return None;
+        }
+        let accesses = accesses.map(|(at, operation)| {
+            let access = match operation.function {
+                Function::Get => {
+                    let (value, revision) = versioned(&operation.result).unwrap_or((&Value::Null, None));
+                    Access::Read(value, revision)
+                }
+                Function::Put => Access::Change(&operation.argument, changed_at(operation)),
+                _ => Access::Change(&Value::Null, changed_at(operation)),
+            };
+            (at, operation, access)
+        });
+        revisions::verdict(part, accesses)
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

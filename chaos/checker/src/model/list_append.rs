@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Function, Operation, Outcome, Value,
+    Function, Operation, Outcome, Value, Verdict,
+    check::Part,
     model::{Spec, admit_functions},
+    search::Budget,
+    special::transactions,
 };
 
 /// See the module.
@@ -44,11 +47,9 @@ pub(crate) fn micros(value: &Value) -> Result<Vec<Micro<'_>>, String> {
 
 /// What is known of a transaction: its result, or else its argument.
 pub(crate) fn known(operation: &Operation) -> &Value {
-    // A failed one may carry an error instead.
-    if operation.outcome == Outcome::Ok && !operation.result.is_null() {
-        &operation.result
-    } else {
-        &operation.argument
+    match operation.outcome {
+        Outcome::Ok if !operation.result.is_null() => &operation.result,
+        _ => &operation.argument,
     }
 }
 
@@ -74,6 +75,10 @@ impl Spec for ListAppend {
 
     fn reads(&self, operation: &Operation) -> bool {
         micros(known(operation)).is_ok_and(|micros| micros.iter().all(|micro| matches!(micro, Micro::Read(..))))
+    }
+
+    fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
+        transactions::verdict(part)
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

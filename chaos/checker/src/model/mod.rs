@@ -10,7 +10,7 @@ mod directory;
 mod fifo_queue;
 mod kv;
 mod kv_revision;
-mod list_append;
+pub(crate) mod list_append;
 mod register;
 mod session;
 

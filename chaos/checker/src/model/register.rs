@@ -3,8 +3,11 @@
 //! `write` has the value as its argument, `read` as its result; an unset register reads null.
 
 use crate::{
-    Function, Operation, Value,
-    model::{Spec, admit_functions},
+    Function, Operation, Value, Verdict,
+    check::Part,
+    model::{Role, Spec, admit_functions},
+    search::Budget,
+    special::zones::{self, Access},
 };
 
 /// See the module.
@@ -30,6 +33,15 @@ impl Spec for Register {
 
     fn reads(&self, operation: &Operation) -> bool {
         operation.function == Function::Read
+    }
+
+    fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
+        let accesses = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
+        let accesses = accesses.map(|(at, operation)| match operation.function {
+            Function::Write => (at, operation, Access::Write(&operation.argument)),
+            _ => (at, operation, Access::Read(&operation.result)),
+        });
+        zones::verdict(part, &self.init, accesses)
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

@@ -84,6 +84,10 @@ impl Spec for Session {
         }
     }
 
+    fn by_time(&self) -> bool {
+        true
+    }
+
     fn admit(&self, operation: &Operation) -> Result<(), String> {
         admit_functions(operation, &[Function::Open, Function::Renew, Function::Close, Function::Expire])
     }

@@ -3,6 +3,8 @@
 mod budget;
 mod frontier;
 mod space;
+#[cfg(test)]
+mod tests;
 mod uses;
 mod walk;
 

@@ -77,24 +77,89 @@ struct Likeness<'a> {
     who: u32,
 }
 
-/// States and classes of interchangeable operations of one object.
-pub struct Space<'a, S: Spec> {
+/// States by number, and the steps between them. Only this part depends on the model, so that the walk is compiled once.
+trait States {
+    /// Appends the states that may follow.
+    fn step(&mut self, state: u32, class: u32, ends: &mut Vec<u32>);
+    fn len(&self) -> usize;
+    fn bytes(&self) -> u64;
+    fn show(&self, state: u32) -> String;
+    fn sweep(&mut self, keep: &[u32]);
+}
+
+struct Interned<'a, S: Spec> {
     spec: &'a S,
-    states: Vec<S::State>,
-    ids: HashMap<S::State, u32>,
     /// One operation of each class.
     classes: Vec<&'a Operation>,
+    states: Vec<S::State>,
+    ids: HashMap<S::State, u32>,
+    scratch: Vec<S::State>,
+    bytes: u64,
+}
+
+impl<S: Spec> Interned<'_, S> {
+    fn state(&mut self, state: S::State) -> u32 {
+        if let Some(id) = self.ids.get(&state) {
+            return *id;
+        }
+        let id = self.states.len() as u32;
+        assert!(id < SEVERAL, "states are swept long before");
+        // Held twice: by id, and as the key of the map.
+        self.bytes += 2 * self.spec.state_bytes(&state) as u64 + 48;
+        self.states.push(state.clone());
+        self.ids.insert(state, id);
+        id
+    }
+}
+
+impl<S: Spec> States for Interned<'_, S> {
+    fn step(&mut self, state: u32, class: u32, ends: &mut Vec<u32>) {
+        let mut next = std::mem::take(&mut self.scratch);
+        self.spec.step(&self.states[state as usize], self.classes[class as usize], &mut next);
+        ends.extend(next.drain(..).map(|state| self.state(state)));
+        self.scratch = next;
+    }
+
+    fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn show(&self, state: u32) -> String {
+        self.spec.show(&self.states[state as usize])
+    }
+
+    fn sweep(&mut self, keep: &[u32]) {
+        let kept: Vec<_> = keep.iter().map(|id| self.states[*id as usize].clone()).collect();
+        self.states = Vec::new();
+        self.ids = HashMap::new();
+        self.bytes = 0;
+        for state in kept {
+            self.state(state);
+        }
+    }
+}
+
+/// States and classes of interchangeable operations of one object.
+pub struct Space<'a> {
+    states: Box<dyn States + 'a>,
+    /// By class: whether it never changes anything.
+    reads: Vec<bool>,
     /// By state and class, if there are few classes.
     table: Vec<u32>,
     map: QuickMap<u64, u32>,
     several: Vec<Vec<u32>>,
-    scratch: Vec<S::State>,
-    state_bytes: u64,
 }
 
-impl<'a, S: Spec> Space<'a, S> {
+impl<'a> Space<'a> {
+    /// The initial state.
+    pub const INIT: u32 = 0;
+
     /// The space, and the class of each entry.
-    pub fn new(spec: &'a S, entries: &[Entry<'a>]) -> (Self, Vec<u32>) {
+    pub fn new<S: Spec>(spec: &'a S, entries: &[Entry<'a>]) -> (Self, Vec<u32>) {
         let mut likenesses = HashMap::new();
         let mut classes = Vec::new();
         let class_of = entries.iter().enumerate().map(|(at, entry)| {
@@ -112,50 +177,32 @@ impl<'a, S: Spec> Space<'a, S> {
             })
         });
         let class_of = class_of.collect();
-        let mut space = Self {
-            spec,
-            states: Vec::new(),
-            ids: HashMap::new(),
-            classes,
-            table: Vec::new(),
-            map: QuickMap::default(),
-            several: Vec::new(),
-            scratch: Vec::new(),
-            state_bytes: 0,
-        };
-        space.state(spec.init());
+        let reads = classes.iter().map(|operation| spec.reads(operation)).collect();
+        let (states, ids, scratch) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut states = Interned { spec, classes, states, ids, scratch, bytes: 0 };
+        states.state(spec.init());
+        let states = Box::new(states);
+        let mut space = Self { states, reads, table: Vec::new(), map: QuickMap::default(), several: Vec::new() };
+        space.make_room();
         (space, class_of)
     }
 
-    /// The initial state.
-    pub const INIT: u32 = 0;
-
-    pub fn classes(&self) -> usize {
-        self.classes.len()
-    }
-
     pub fn reads(&self, class: u32) -> bool {
-        self.spec.reads(self.classes[class as usize])
+        self.reads[class as usize]
     }
 
     pub fn show(&self, state: u32) -> String {
-        self.spec.show(&self.states[state as usize])
+        self.states.show(state)
     }
 
-    fn state(&mut self, state: S::State) -> u32 {
-        if let Some(id) = self.ids.get(&state) {
-            return *id;
+    fn tabled(&self) -> bool {
+        self.reads.len() <= TABLE_CLASSES_MAX
+    }
+
+    fn make_room(&mut self) {
+        if self.tabled() {
+            self.table.resize(self.states.len() * self.reads.len(), UNTRIED);
         }
-        let id = self.states.len() as u32;
-        assert!(id < SEVERAL, "states are swept long before");
-        // Held twice: by id, and as the key of the map.
-        self.state_bytes += 2 * self.spec.state_bytes(&state) as u64 + 48;
-        self.states.push(state.clone());
-        self.ids.insert(state, id);
-        if self.classes.len() <= TABLE_CLASSES_MAX {
-            self.table.resize(self.states.len() * self.classes.len(), UNTRIED);
-        }
-        id
     }
 
     /// Calls `each` with every state that may follow.
@@ -178,8 +225,8 @@ impl<'a, S: Spec> Space<'a, S> {
 
     #[inline]
     fn end(&mut self, state: u32, class: u32) -> u32 {
-        let known = if self.classes.len() <= TABLE_CLASSES_MAX {
-            self.table[state as usize * self.classes.len() + class as usize]
+        let known = if self.tabled() {
+            self.table[state as usize * self.reads.len() + class as usize]
         } else {
             self.map.get(&(u64::from(state) << 32 | u64::from(class))).copied().unwrap_or(UNTRIED)
         };
@@ -188,10 +235,9 @@ impl<'a, S: Spec> Space<'a, S> {
 
     #[cold]
     fn try_step(&mut self, state: u32, class: u32) -> u32 {
-        let mut next = std::mem::take(&mut self.scratch);
-        self.spec.step(&self.states[state as usize], self.classes[class as usize], &mut next);
-        let mut ids: Vec<u32> = next.drain(..).map(|state| self.state(state)).collect();
-        self.scratch = next;
+        let mut ids = Vec::new();
+        self.states.step(state, class, &mut ids);
+        self.make_room();
         ids.sort_unstable();
         ids.dedup();
         let end = match ids[..] {
@@ -202,8 +248,8 @@ impl<'a, S: Spec> Space<'a, S> {
                 (self.several.len() as u32 - 1) | SEVERAL
             }
         };
-        if self.classes.len() <= TABLE_CLASSES_MAX {
-            self.table[state as usize * self.classes.len() + class as usize] = end;
+        if self.tabled() {
+            self.table[state as usize * self.reads.len() + class as usize] = end;
         } else {
             self.map.insert(u64::from(state) << 32 | u64::from(class), end);
         }
@@ -212,20 +258,15 @@ impl<'a, S: Spec> Space<'a, S> {
 
     /// Bytes in use, about.
     pub fn bytes(&self) -> u64 {
-        self.state_bytes + 4 * self.table.capacity() as u64 + 14 * self.map.capacity() as u64
+        self.states.bytes() + 4 * self.table.capacity() as u64 + 14 * self.map.capacity() as u64
     }
 
     /// Forgets all states but these, which get new numbers in the order given.
     pub fn sweep(&mut self, keep: &[u32]) {
-        let kept: Vec<_> = keep.iter().map(|id| self.states[*id as usize].clone()).collect();
-        self.states = Vec::new();
-        self.ids = HashMap::new();
+        self.states.sweep(keep);
         self.table = Vec::new();
         self.map = QuickMap::default();
         self.several = Vec::new();
-        self.state_bytes = 0;
-        for state in kept {
-            self.state(state);
-        }
+        self.make_room();
     }
 }

@@ -87,8 +87,8 @@ struct Moment<const W: usize> {
     reads: Bits<W>,
 }
 
-struct Walk<'a, S: Spec, const W: usize> {
-    space: Space<'a, S>,
+struct Walk<'a, const W: usize> {
+    space: Space<'a>,
     uses: Uses,
     class_of: Vec<u32>,
     slot_of: Vec<u32>,
@@ -97,6 +97,7 @@ struct Walk<'a, S: Spec, const W: usize> {
     budget: &'a Budget,
     bytes: u64,
     tries: u32,
+    returns: u32,
     seen: Frontier<W>,
     next: Frontier<W>,
 }
@@ -126,17 +127,26 @@ pub fn walk<'a, S: Spec>(spec: &'a S, entries: &'a [Entry<'a>], budget: &'a Budg
             });
         }
     }
+    let order = Order { entries, events, slot_of };
+    let space = Space::new(spec, entries);
     match slots {
-        0..=64 => Walk::<S, 1>::new(spec, entries, events, slot_of, budget).run(),
-        65..=256 => Walk::<S, 4>::new(spec, entries, events, slot_of, budget).run(),
-        257..=PENDING_MAX => Walk::<S, 32>::new(spec, entries, events, slot_of, budget).run(),
+        0..=64 => Walk::<1>::new(space, order, budget).run(),
+        65..=256 => Walk::<4>::new(space, order, budget).run(),
+        257..=PENDING_MAX => Walk::<32>::new(space, order, budget).run(),
         _ => End::Limit(format!("{slots} operations on one object are under way at a time, more than {PENDING_MAX}")),
     }
 }
 
-impl<'a, S: Spec, const W: usize> Walk<'a, S, W> {
-    fn new(spec: &'a S, entries: &'a [Entry<'a>], events: Vec<Event>, slot_of: Vec<u32>, budget: &'a Budget) -> Self {
-        let (space, class_of) = Space::new(spec, entries);
+/// Calls and returns in their order.
+struct Order<'a> {
+    entries: &'a [Entry<'a>],
+    events: Vec<Event>,
+    slot_of: Vec<u32>,
+}
+
+impl<'a, const W: usize> Walk<'a, W> {
+    fn new((space, class_of): (Space<'a>, Vec<u32>), order: Order<'a>, budget: &'a Budget) -> Self {
+        let Order { entries, events, slot_of } = order;
         Self {
             space,
             uses: Uses::new(),
@@ -147,13 +157,14 @@ impl<'a, S: Spec, const W: usize> Walk<'a, S, W> {
             budget,
             bytes: 0,
             tries: 0,
+            returns: 0,
             seen: Frontier::new(),
             next: Frontier::new(),
         }
     }
 
     fn run(mut self) -> End {
-        let init = Config { state: Space::<S>::INIT, used: Uses::NONE, done: Bits::NONE };
+        let init = Config { state: Space::INIT, used: Uses::NONE, done: Bits::NONE };
         let mut start =
             Moment { event: 0, configs: vec![init], groups: Vec::new(), free: Vec::new(), reads: Bits::NONE };
         let mut end = End::Fits;
@@ -370,11 +381,12 @@ impl<'a, S: Spec, const W: usize> Walk<'a, S, W> {
 
     /// Between two returns: forgets what no configuration refers to any more.
     fn tidy(&mut self, moment: &mut Moment<W>, left_out: Option<&mut Moment<W>>) -> Result<(), String> {
-        if moment.event % 1024 < 2 || moment.configs.len() > 100_000 {
+        self.returns += 1;
+        if self.returns % 512 == 0 || moment.configs.len() > 100_000 {
             let held = moment.configs.capacity() + left_out.as_ref().map_or(0, |moment| moment.configs.capacity());
             self.look((held * size_of::<Config<W>>()) as u64)?;
         }
-        if self.space.bytes() + self.uses.bytes() < SWEEP_BYTES || moment.event % 256 != 0 {
+        if self.space.bytes() + self.uses.bytes() < SWEEP_BYTES || self.returns % 256 != 0 {
             return Ok(());
         }
         let mut left_out = left_out;

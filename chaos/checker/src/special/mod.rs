@@ -1,0 +1,5 @@
+//! Algorithms that need no search, where what was written tells everything apart.
+
+pub(crate) mod revisions;
+pub(crate) mod transactions;
+pub(crate) mod zones;

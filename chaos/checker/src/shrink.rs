@@ -1,7 +1,7 @@
 //! From a history that has no order to the few operations that show it.
 //!
 //! To drop a write would not do: what reads it would have no place either, and nothing be shown. So operations are not
-//! dropped but *freed*: a freed one may take effect at any time, before its call too, or never. A history that has no order
+//! dropped but *freed*: a freed one may take effect at any time, or never. A history that has no order
 //! with some operations freed has none without that either. What is left when no further one can be freed is shown:
 //! every one of them is needed.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::{
     Limits, Operation, Refutation,
     check::Part,
-    model::{Role, Spec},
+    model::Spec,
     search::{Budget, Dead, End, Entry, walk},
 };
 
@@ -35,16 +35,12 @@ pub(crate) fn refute<S: Spec>(
     let entries: Vec<_> = entries.iter().filter(|entry| entry.called < end).copied().collect();
     let until = Instant::now() + TIME_MAX.min(budget.left() / 4);
     let (entries, dead) = shrink(spec, entries, dead.clone(), culprit, until);
-    let operations: Vec<u32> = entries.iter().filter(|entry| !freed(entry)).map(|entry| entry.index).collect();
+    let operations: Vec<u32> = entries.iter().filter(|entry| !entry.is_free()).map(|entry| entry.index).collect();
     let shown: Vec<(u32, &Operation)> =
         operations.iter().map(|at| (*at, &part.history.operations[*at as usize])).collect();
     let operation = &part.history.operations[culprit as usize];
     let cause = spec.cause(part, &shown, operation).unwrap_or_else(|| usual_cause(part, operation, &dead));
     Refutation { key: part.key, operations, culprit, cause }
-}
-
-fn freed(entry: &Entry<'_>) -> bool {
-    entry.called == 0 && entry.role == Role::May && entry.returned == 0
 }
 
 /// Frees as many entries as possible, first in great pieces, then one by one.
@@ -55,7 +51,8 @@ fn shrink<'a, S: Spec>(
     culprit: u32,
     until: Instant,
 ) -> (Vec<Entry<'a>>, Dead) {
-    let mut piece = entries.len().div_ceil(2);
+    // All but the culprit at first: what it saw may be impossible by itself.
+    let mut piece = entries.len();
     loop {
         let mut changed = false;
         let mut from = 0;
@@ -66,12 +63,12 @@ fn shrink<'a, S: Spec>(
             let to = (from + piece).min(entries.len());
             let mut fewer = entries.clone();
             let mut any = false;
-            for entry in fewer[from..to].iter_mut().filter(|entry| entry.index != culprit && !freed(entry)) {
-                (entry.role, entry.called, entry.returned) = (Role::May, 0, 0);
+            for entry in fewer[from..to].iter_mut().filter(|entry| entry.index != culprit && !entry.is_free()) {
+                entry.free();
                 any = true;
             }
             // A freed read demands nothing and changes nothing.
-            fewer.retain(|entry| !freed(entry) || !spec.reads(entry.operation));
+            fewer.retain(|entry| !entry.is_free() || !spec.reads(entry.operation));
             if any {
                 fewer.sort_by_key(|entry| entry.called);
                 let limits = Limits { time: ATTEMPT_MAX, bytes: ATTEMPT_BYTES, threads: 1 };
@@ -86,7 +83,7 @@ fn shrink<'a, S: Spec>(
         if piece == 1 && !changed {
             return (entries, dead);
         }
-        piece = (piece / 2).max(1);
+        piece = piece.div_ceil(2);
     }
 }
 
@@ -100,5 +97,5 @@ pub(crate) fn name(part: &Part<'_>, operation: &Operation) -> String {
 
 fn usual_cause(part: &Part<'_>, operation: &Operation, dead: &Dead) -> String {
     let states = dead.states.join(" or ");
-    format!("{} has no place: whatever the order, the state before it was {states}", name(part, operation))
+    format!("{} has no place: in every order of the others that fits, it finds {states}", name(part, operation))
 }

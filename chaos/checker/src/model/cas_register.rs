@@ -65,6 +65,14 @@ impl Spec for CasRegister {
         }
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    fn show(&self, state: &Value) -> String {
+        state.to_string()
+    }
+
     fn admit(&self, operation: &Operation) -> Result<(), String> {
         admit_functions(operation, &[Function::Read, Function::Write, Function::Cas])?;
         if operation.function == Function::Cas && pair(operation).is_none() {

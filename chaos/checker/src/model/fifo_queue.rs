@@ -5,8 +5,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    Function, Operation, Outcome, Value,
+    Function, Operation, Outcome, Value, Verdict,
+    check::Part,
     model::{Role, Spec, admit_functions},
+    search::Budget,
+    special::queues,
 };
 
 /// See the module.
@@ -60,6 +63,15 @@ impl Spec for FifoQueue {
 
     fn reads(&self, operation: &Operation) -> bool {
         found_empty(operation)
+    }
+
+    fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
+        let operations = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
+        queues::verdict(part, operations, found_empty)
+    }
+
+    fn state_bytes(&self, state: &Self::State) -> usize {
+        size_of::<VecDeque<Value>>() + state.len() * size_of::<Value>()
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

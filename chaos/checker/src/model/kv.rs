@@ -63,6 +63,10 @@ impl Spec for Kv {
         zones::verdict(part, &Value::Null, accesses)
     }
 
+    fn show(&self, state: &Value) -> String {
+        state.to_string()
+    }
+
     fn admit(&self, operation: &Operation) -> Result<(), String> {
         admit_functions(operation, &[Function::Get, Function::Put, Function::Append, Function::Delete])?;
         if operation.function == Function::Append && !matches!(operation.argument, Value::Text(_) | Value::List(_)) {

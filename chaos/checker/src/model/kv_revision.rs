@@ -87,13 +87,13 @@ impl Spec for KvRevision {
     fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
         let accesses = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
         let reads = |operation: &Operation| operation.function == Function::Get;
-        // To read nothing does not say after which deletion; to read no revision, nothing at all.
-        let deletes = accesses.clone().any(|(_, operation)| operation.function == Function::Delete);
+        // To read nothing does not say after which deletion, to delete nothing not where; to read no revision says little.
         let numbered = |operation: &Operation| match versioned(&operation.result) {
             Some((value, revision)) => revision.is_some() && !value.is_null(),
-            None => !deletes,
+            None => true,
         };
-        if !accesses.clone().all(|(_, operation)| !reads(operation) || numbered(operation)) {
+        let deletes = |operation: &Operation| operation.function == Function::Delete;
+        if accesses.clone().any(|(_, operation)| deletes(operation) || reads(operation) && !numbered(operation)) {
             return None;
         }
         let accesses = accesses.map(|(at, operation)| {
@@ -102,8 +102,7 @@ impl Spec for KvRevision {
                     let (value, revision) = versioned(&operation.result).unwrap_or((&Value::Null, None));
                     Access::Read(value, revision)
                 }
-                Function::Put => Access::Change(&operation.argument, changed_at(operation)),
-                _ => Access::Change(&Value::Null, changed_at(operation)),
+                _ => Access::Change(&operation.argument, changed_at(operation)),
             };
             (at, operation, access)
         });

@@ -281,6 +281,12 @@ pub trait Spec: Sync {
         false
     }
 
+    /// Whether operations done again and again lead to few states, none larger than what was written. Then the search
+    /// need not count those that were freed, when it makes a counterexample small.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// Bytes of a state, about, with what it owns.
     fn state_bytes(&self, state: &Self::State) -> usize {
         size_of_val(state)

@@ -44,6 +44,14 @@ impl Spec for Register {
         zones::verdict(part, &self.init, accesses)
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    fn show(&self, state: &Value) -> String {
+        state.to_string()
+    }
+
     fn admit(&self, operation: &Operation) -> Result<(), String> {
         admit_functions(operation, &[Function::Read, Function::Write])
     }

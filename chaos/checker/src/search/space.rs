@@ -25,6 +25,18 @@ pub struct Entry<'a> {
     pub returned: u32,
 }
 
+impl Entry<'_> {
+    /// Demands nothing any more: it may take effect at any time, and as often as it likes if [`Spec::repeats`].
+    pub fn free(&mut self) {
+        (self.role, self.called, self.returned) = (Role::May, 0, 0);
+    }
+
+    /// See [`Entry::free`]. What returns at position 0 can only be free.
+    pub fn is_free(&self) -> bool {
+        self.role == Role::May && self.returned == 0
+    }
+}
+
 /// A quick hash for small numbers. They are our own, so nobody can choose them to collide.
 #[derive(Clone, Default)]
 pub struct Mix(u64);
@@ -145,6 +157,8 @@ impl<S: Spec> States for Interned<'_, S> {
 
 /// States and classes of interchangeable operations of one object.
 pub struct Space<'a> {
+    /// See [`Spec::repeats`].
+    pub repeats: bool,
     states: Box<dyn States + 'a>,
     /// By class: whether it never changes anything.
     reads: Vec<bool>,
@@ -182,7 +196,9 @@ impl<'a> Space<'a> {
         let mut states = Interned { spec, classes, states, ids, scratch, bytes: 0 };
         states.state(spec.init());
         let states = Box::new(states);
-        let mut space = Self { states, reads, table: Vec::new(), map: QuickMap::default(), several: Vec::new() };
+        let repeats = spec.repeats();
+        let mut space =
+            Self { repeats, states, reads, table: Vec::new(), map: QuickMap::default(), several: Vec::new() };
         space.make_room();
         (space, class_of)
     }

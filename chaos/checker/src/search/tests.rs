@@ -70,6 +70,27 @@ fn menu(model: &Model) -> Menu {
     }
 }
 
+/// Few enough functions and many enough values that the special checkers decide most.
+fn plain(model: &Model) -> Menu {
+    let many = ints(&[1, 2, 3, 4, 5, 6]);
+    let mut read = many.clone();
+    read.push(Value::Null);
+    match model {
+        Model::Kv => vec![(Get, null(), read), (Put, many, null())],
+        Model::Register { .. } => vec![(Read, null(), read), (Write, many, null())],
+        Model::KvRevision => {
+            let versions: Vec<_> = [[1, 1], [2, 2], [3, 3], [4, 4], [3, 2]].iter().map(|pair| list(pair)).collect();
+            let mut menu = Vec::new();
+            for (at, version) in versions.iter().enumerate() {
+                menu.push((Put, vec![Value::Int(at as i64 + 1)], vec![version.clone()]));
+            }
+            menu.push((Get, null(), versions));
+            menu
+        }
+        other => menu(other),
+    }
+}
+
 /// A history of a few operations of a few processes; unknown outcomes and failures among them.
 fn random(rng: &mut fastrand::Rng, menu: &Menu) -> History {
     let processes = rng.usize(1..=4);
@@ -132,10 +153,10 @@ impl Visit for Agree<'_> {
     type Out = ();
 
     fn visit<S: Spec>(self, spec: &S) {
-        let (model, menu) = (self.model, menu(self.model));
-        let (mut good, mut bad) = (0, 0);
+        let (model, menus) = (self.model, [menu(self.model), plain(self.model)]);
+        let (mut good, mut bad, mut special) = (0, 0, 0);
         for seed in 0..self.histories {
-            let history = random(&mut fastrand::Rng::with_seed(seed), &menu);
+            let history = random(&mut fastrand::Rng::with_seed(seed), &menus[seed as usize % 2]);
             let right = brute::linearizable(spec, &history);
             let part = crate::check::whole(&history);
             let budget = Budget::new(&Limits::default());
@@ -158,7 +179,11 @@ impl Visit for Agree<'_> {
                 }
             }
             *if right { &mut good } else { &mut bad } += 1;
+            special += u64::from(spec.special(&part, &budget).is_some());
         }
+        println!("{model}: {good} good, {bad} bad; {special} by a special checker");
+        let has_one = !matches!(model, Model::CasRegister { .. } | Model::Counter);
+        assert!(!has_one || special * 10 > self.histories, "{model}: only {special} by the special checker");
         assert!(good.min(bad) * 10 > self.histories, "{model}: {good} good, {bad} bad: too much of a kind");
     }
 }
@@ -201,4 +226,72 @@ fn counter_agrees_with_brute_force() {
 #[test]
 fn list_append_agrees_with_brute_force() {
     agree("list-append");
+}
+
+/// Many operations under way at a time, of few classes: sets of every width, and a frontier that stays small.
+#[test]
+fn hundreds_under_way_at_a_time_are_judged() {
+    for (adders, sum, right) in [(60, 30, true), (200, 130, true), (1500, 700, true), (200, 201, false)] {
+        let mut text = String::new();
+        let mut event = |process: i32, kind: &str, f: &str, value: i32| {
+            text += &format!("{{\"process\":{process},\"type\":\"{kind}\",\"f\":\"{f}\",\"value\":{value}}}\n");
+        };
+        (0..adders).for_each(|process| event(process, "invoke", "add", 1));
+        event(-1, "invoke", "read", 0);
+        event(-1, "ok", "read", sum);
+        (0..adders).for_each(|process| event(process, "ok", "add", 1));
+        let history = crate::history::parse(text.as_bytes(), crate::history::Format::Json).unwrap();
+        let verdict = crate::check(&history, &Model::Counter, &Limits::default()).verdict;
+        assert_eq!(verdict == Verdict::Linearizable, right, "{adders} adders, {sum}: {verdict:?}");
+    }
+}
+
+/// Two ways to the same verdict, on histories too long for brute force, good and spoiled.
+#[test]
+fn special_checkers_and_search_agree_on_longer_histories() {
+    struct Both<'a>(&'a History);
+    impl Visit for Both<'_> {
+        type Out = Option<(bool, bool)>;
+        fn visit<S: Spec>(self, spec: &S) -> Self::Out {
+            let part = crate::check::whole(self.0);
+            let limits = Limits { time: std::time::Duration::from_secs(20), ..Limits::default() };
+            let found = match search(spec, &part, &Budget::new(&limits)) {
+                Verdict::Unknown(_) => return None,
+                found => found == Verdict::Linearizable,
+            };
+            let special = spec.special(&part, &Budget::new(&limits))?;
+            assert!(!matches!(special, Verdict::Unknown(_)));
+            Some((found, special == Verdict::Linearizable))
+        }
+    }
+    for name in ["register", "kv-revision", "fifo-queue", "list-append"] {
+        let model = Model::parse(name).unwrap();
+        let (mut good, mut bad, mut compared) = (0, 0, 0);
+        for seed in 0..60 {
+            let unknown = [0.0, 0.03][seed as usize % 2];
+            let config =
+                crate::generate::Config { unknown, ..crate::generate::Config::new(model.clone(), 4, 60, seed) };
+            let mut history = crate::generate::generate(&config);
+            if seed % 3 > 0 {
+                // Swap two results: most of the time that is one too many.
+                let mut rng = fastrand::Rng::with_seed(seed);
+                let read: Vec<usize> = (0..history.operations.len())
+                    .filter(|at| {
+                        history.operations[*at].outcome == Outcome::Ok && history.operations[*at].argument.is_null()
+                    })
+                    .collect();
+                if let (Some(one), Some(other)) = (rng.choice(&read), rng.choice(&read)) {
+                    let result = history.operations[*one].result.clone();
+                    let other = std::mem::replace(&mut history.operations[*other].result, result);
+                    history.operations[*one].result = other;
+                }
+            }
+            let Some((found, special)) = model.with(Both(&history)) else { continue };
+            assert_eq!(found, special, "{name}, seed {seed}: search, special: {history:#?}");
+            compared += 1;
+            *if found { &mut good } else { &mut bad } += 1;
+        }
+        println!("{name}: {compared} compared, {good} good, {bad} bad");
+        assert!(compared > 30 && good > 10, "{name}: {compared} compared, {good} good, {bad} bad");
+    }
 }

@@ -41,7 +41,7 @@ pub struct Dead {
     pub states: Vec<String>,
 }
 
-/// How many configurations a walk keeps, and whether it uses unknown outcomes only when there is no other way.
+/// How many configurations a walk keeps from return to return (and [`TRIED`] times as many in between), and whether it uses unknown outcomes only when there is no other way.
 #[derive(Clone, Copy)]
 struct Width {
     configs: usize,
@@ -54,12 +54,17 @@ const WIDTHS: &[Width] = &[
     Width { configs: usize::MAX, lazy: false },
 ];
 
+/// See [`Width`].
+const TRIED: usize = 64;
 /// Configurations tried between two looks at the clock.
 const TRIES_PER_LOOK: u32 = 4096;
 /// Bytes of states and sets after which those no longer needed are forgotten.
 const SWEEP_BYTES: u64 = 16 << 20;
 /// Most operations under way at a time.
 pub const PENDING_MAX: u32 = 2048;
+
+/// See [`Entry::free`].
+const UNCOUNTED: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct Event {
@@ -82,7 +87,7 @@ struct Moment<const W: usize> {
     event: usize,
     configs: Vec<Config<W>>,
     groups: Vec<Group>,
-    /// Operations of unknown outcome by class, with their number.
+    /// Operations of unknown outcome by class, with their number; [`UNCOUNTED`] if any number will do.
     free: Vec<(u32, u32)>,
     reads: Bits<W>,
 }
@@ -196,6 +201,9 @@ impl<'a, const W: usize> Walk<'a, W> {
                 Ok(complete) => complete,
                 Err(limit) => return (End::Limit(limit), None),
             };
+            if let (false, Some(before)) = (complete, &before) {
+                left_out = Some(Moment { configs: before.clone(), ..moment.clone() });
+            }
             if moment.configs.is_empty() {
                 if left_out.is_some() {
                     return (End::Fits, left_out);
@@ -205,9 +213,6 @@ impl<'a, const W: usize> Walk<'a, W> {
                 states.dedup();
                 let states = states.iter().take(8).map(|state| self.space.show(*state)).collect();
                 return (End::Dead(Dead { entry, states }), None);
-            }
-            if let (false, Some(before)) = (complete, before) {
-                left_out = Some(Moment { configs: before, ..moment.clone() });
             }
             self.retire(&mut moment, entry);
             moment.event += 1;
@@ -221,9 +226,10 @@ impl<'a, const W: usize> Walk<'a, W> {
     fn call(&mut self, moment: &mut Moment<W>, entry: usize) {
         let class = self.class_of[entry];
         if self.entries[entry].role == Role::May {
+            let more = if self.entries[entry].is_free() && self.space.repeats { UNCOUNTED } else { 1 };
             match moment.free.iter_mut().find(|(free, _)| *free == class) {
-                Some((_, count)) => *count += 1,
-                None => moment.free.push((class, 1)),
+                Some((_, count)) => *count = count.saturating_add(more),
+                None => moment.free.push((class, more)),
             }
             return;
         }
@@ -272,7 +278,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         let mut complete = true;
         if self.seen.len() > 0 {
             let starts = self.seen.len();
-            self.spread(moment, slot, false)?;
+            complete &= self.spread(moment, slot, false, width)?;
             if !moment.free.is_empty() {
                 if width.lazy && self.next.len() > 0 {
                     complete = false;
@@ -281,7 +287,7 @@ impl<'a, const W: usize> Walk<'a, W> {
                     let starts: Vec<_> = (0..starts).map(|at| self.seen.get(at)).collect();
                     self.seen.clear();
                     starts.into_iter().for_each(|config| self.seen.insert(config, 0, &moment.reads, &self.uses));
-                    self.spread(moment, slot, true)?;
+                    complete = self.spread(moment, slot, true, width)?;
                 }
             }
         }
@@ -297,9 +303,13 @@ impl<'a, const W: usize> Walk<'a, W> {
     }
 
     /// Tries all sequences of operations under way from the configurations in `seen`, up to where `slot` is done.
-    fn spread(&mut self, moment: &Moment<W>, slot: u32, free: bool) -> Result<(), String> {
+    /// False if some were left out.
+    fn spread(&mut self, moment: &Moment<W>, slot: u32, free: bool, width: Width) -> Result<bool, String> {
         let mut at = 0;
         while at < self.seen.len() {
+            if at / TRIED >= width.configs {
+                return Ok(false);
+            }
             let config = self.seen.get(at);
             at += 1;
             self.tries += 1;
@@ -315,14 +325,16 @@ impl<'a, const W: usize> Walk<'a, W> {
             }
             if free {
                 for (class, count) in &moment.free {
-                    if self.uses.count(config.used, *class) < *count {
+                    if *count == UNCOUNTED {
+                        self.step(moment, config, *class, config.done, config.used, slot, at);
+                    } else if self.uses.count(config.used, *class) < *count {
                         let used = self.uses.with(config.used, *class);
                         self.step(moment, config, *class, config.done, used, slot, at);
                     }
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -348,7 +360,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         });
         for state in ends[..count.min(4)].iter().copied().chain(more) {
             // What is of no effect and need not be is of no use.
-            if used != config.used && state == config.state {
+            if done == config.done && state == config.state {
                 continue;
             }
             let mut done = done;

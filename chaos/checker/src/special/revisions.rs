@@ -66,11 +66,16 @@ pub(crate) fn verdict<'a>(
     }
     // The order of all: revisions ascending, the change first. The latest call so far, and whose.
     let mut latest: Option<(u32, u32)> = None;
+    // Changes without a number, and a read of each.
+    let mut seen_by: HashMap<u32, u32> = HashMap::new();
     for (revision, version) in &versions {
         let change = match (version.change, revision, version.value) {
             // It must be one of the changes without a number. They never return, so the one called first suits best.
             (None, Some(_), Some((value, at))) => match unnumbered.get_mut(value).and_then(|of| of.pop_front()) {
-                Some(change) => Some(change),
+                Some(change) => {
+                    seen_by.insert(change, at);
+                    Some(change)
+                }
                 None => {
                     let mut all = vec![at];
                     all.extend(versions.values().filter_map(|version| version.change));
@@ -97,6 +102,10 @@ pub(crate) fn verdict<'a>(
                     let mut operations = vec![*at, other];
                     operations.extend(change_of(*at).or(change));
                     operations.extend(change_of(other));
+                    // And those without a number with what saw them.
+                    let shown = operations.clone();
+                    operations.extend(shown.iter().filter_map(|at| seen_by.get(at)));
+                    operations.extend(version.reads.first().filter(|_| version.change.is_none()));
                     let cause = format!(
                         "{} has no place: {} has a later revision and had returned before that call",
                         named(other),

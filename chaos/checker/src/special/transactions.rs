@@ -217,7 +217,13 @@ pub(crate) fn verdict<'a>(part: &Part<'a>) -> Option<Verdict> {
             Because::Earlier => format!("{} returned before the next was called", named(*at)),
         })
         .collect();
-    bad(members, culprit, format!("each had to come before the next, in a circle: {}", steps.join("; ")))
+    // Without the longest read of a list nothing is known of the order of its appends.
+    let readers = cycle.iter().filter_map(|(_, because)| match because {
+        Because::Appended(key) | Because::MissedIt(key) => lists[*key].longest.map(|(_, by)| by as usize),
+        Because::ReadIt(_) | Because::Earlier => None,
+    });
+    let shown = members.iter().copied().chain(readers).collect();
+    bad(shown, culprit, format!("each had to come before the next, in a circle: {}", steps.join("; ")))
 }
 
 /// Edges in real time by way of moments: a moment for each return, each before the following one.

@@ -126,6 +126,7 @@ fn judge(part: &Part<'_>, clusters: &[Cluster]) -> Option<Refutation> {
     if let Some([one, other]) = overlap {
         return Some(both_at_once(part, one, other));
     }
+    backward.sort_by_key(|cluster| cluster.last_call.0);
     backward.iter().find_map(|inner| {
         let (from, until) = (inner.last_call.0, inner.first_return.0);
         // The initial value without reads was overwritten at once.

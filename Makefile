@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench fuzz build build-faulty setup sim nightly-sim
+.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim nightly-sim
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -9,6 +9,7 @@ help:
 	@echo "make check    format, lints, documentation, dependency policy; touches nothing"
 	@echo "make fix      formats, and applies what the lints can fix"
 	@echo "make bench    three servers and 'conclave bench' (BENCH='put --clients 128' for one)"
+	@echo "make bench-checker  what the checker takes for histories of known size (BENCH='--seed 7' for others)"
 	@echo "make fuzz     libFuzzer on the decoders: TARGET=log-entry SECONDS=600, or each for ten seconds"
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
@@ -45,6 +46,9 @@ fuzz: setup
 
 bench: build
 	@sh scripts/bench.sh $(BENCH)
+
+bench-checker: setup
+	@sh scripts/bench-checker.sh $(BENCH)
 
 sim: build
 	@sh scripts/sim.sh $(SIM)

@@ -1,6 +1,8 @@
 //! The commands, for the programs that offer them.
 
+mod bench;
 mod check;
+mod generate;
 mod units;
 
 use std::process::ExitCode;
@@ -12,6 +14,11 @@ use clap::{Parser, Subcommand};
 pub enum Command {
     /// Judge histories: linearizable, not, or unknown.
     Check(check::Check),
+    /// Generate a history, right or spoiled on purpose.
+    Generate(generate::Generate),
+    /// Measure the checker on generated histories.
+    #[command(name = "bench-checker", alias = "bench")]
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -20,6 +27,8 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Check(check) => check.run(),
+            Self::Generate(generate) => generate.run(),
+            Self::Bench(bench) => bench.run(),
         }
     }
 }

@@ -61,6 +61,10 @@ fn shrink<'a, S: Spec>(
                 return (entries, dead);
             }
             let to = (from + piece).min(entries.len());
+            if entries[from..to].iter().all(|entry| entry.index == culprit || entry.is_free()) {
+                from = to;
+                continue;
+            }
             let mut fewer = entries.clone();
             let mut any = false;
             for entry in fewer[from..to].iter_mut().filter(|entry| entry.index != culprit && !entry.is_free()) {

@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim nightly-sim
+.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -13,6 +13,7 @@ help:
 	@echo "make fuzz     libFuzzer on the decoders: TARGET=log-entry SECONDS=600, or each for ten seconds"
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
+	@echo "make planted  does the simulator find the bugs that are planted? The table in docs/simulator.md"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
 	@echo "The first build compiles RocksDB, about a quarter of an hour; it is kept outside the checkout."
 
@@ -52,6 +53,9 @@ bench-checker: setup
 
 sim: build
 	@sh scripts/sim.sh $(SIM)
+
+planted: build-faulty
+	@. scripts/env.sh && "$$CARGO_TARGET_DIR/release/conclave-chaos-faulty" sim --planted all
 
 nightly-sim: build
 	@sh scripts/sim.sh --nightly

@@ -68,6 +68,13 @@ pub(super) struct Local {
     pub(super) queue_bytes_max: usize,
 }
 
+impl Local {
+    /// What a stream to a peer begins with; the address is empty as long as it is not known.
+    fn hello(&self, peer: ServerId, address: String) -> PeerHello {
+        PeerHello { cluster: self.cluster.clone(), from: self.id.0, to: peer.0, protocol: PROTOCOL, address }
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     items: VecDeque<PeerItem>,
@@ -289,7 +296,14 @@ impl Outbound for Peers {
 
     fn members(&mut self, members: &[Member]) {
         if let Some(own) = members.iter().find(|member| member.id == self.local.id) {
-            own.peer_address.clone_into(&mut self.own_address.lock());
+            let news = std::mem::replace(&mut *self.own_address.lock(), own.peer_address.clone()) != own.peer_address;
+            if news {
+                // Those who were greeted before do not know it yet.
+                for (id, peer) in &mut self.peers {
+                    let hello = self.local.hello(*id, own.peer_address.clone());
+                    peer.staged.push(PeerItem { item: Some(Item::Hello(hello)) });
+                }
+            }
         }
         self.introduced.retain(|id, _| !members.iter().any(|member| member.id == *id));
         // To those that leave, too: that they were removed is among what they are told.
@@ -385,13 +399,7 @@ impl Connection {
             queue.connection
         };
         tracing::debug!(peer = %self.peer, address = self.address, "connected to a peer");
-        let hello = PeerHello {
-            cluster: self.local.cluster.clone(),
-            from: self.local.id.0,
-            to: self.peer.0,
-            protocol: PROTOCOL,
-            address: self.own_address.lock().clone(),
-        };
+        let hello = self.local.hello(self.peer, self.own_address.lock().clone());
         let outgoing = Outgoing { queue: Arc::clone(&self.queue), connection, hello: Some(hello) };
         let mut client = PeerClient::new(channel).max_encoding_message_size(FRAME_BYTES_LIMIT);
         point!("peer-hello", |error| error);
@@ -496,10 +504,7 @@ impl Peer for PeerService {
         };
         self.check_hello(hello).map_err(|status| *status)?;
         let from = ServerId(hello.from);
-        if !hello.address.is_empty() {
-            self.hand_over([Request::Introduced { peer: from, address: hello.address.clone() }])?;
-        }
-        let result = self.receive(first, &mut frames).await;
+        let result = self.receive(from, first, &mut frames).await;
         let _ = self.hand_over([Request::StreamLost(from)]);
         result.map(|()| Response::new(PeerEnd { message: "the stream ended".to_owned() }))
     }
@@ -519,7 +524,12 @@ impl Peer for PeerService {
 }
 
 impl PeerService {
-    async fn receive(&self, mut frame: PeerFrame, frames: &mut Streaming<PeerFrame>) -> Result<(), Status> {
+    async fn receive(
+        &self,
+        from: ServerId,
+        mut frame: PeerFrame,
+        frames: &mut Streaming<PeerFrame>,
+    ) -> Result<(), Status> {
         loop {
             let mut requests = Vec::with_capacity(frame.items.len());
             for item in frame.items {
@@ -530,8 +540,14 @@ impl PeerService {
                             .map_err(|error| Status::invalid_argument(format!("not a raft message: {error}")))?;
                         requests.push(Request::Raft(message));
                     }
-                    // The first of the stream; and what comes from a newer version.
-                    Some(Item::Hello(_)) | None => {}
+                    // The first of the stream, and another one when its sender has learnt where it is reached.
+                    Some(Item::Hello(hello)) => {
+                        if !hello.address.is_empty() {
+                            requests.push(Request::Introduced { peer: from, address: hello.address });
+                        }
+                    }
+                    // From a newer version.
+                    None => {}
                     Some(item) => requests.push(Request::Item(item)),
                 }
             }

@@ -54,6 +54,14 @@ impl World {
             self.network.link(from, to).introduced = false;
             self.want(now, from, to);
         }
+        if members.contains(&from) {
+            // Whoever was greeted before this server knew where it is reached is told now.
+            for (_, to) in self.network.pairs().into_iter().filter(|(of, _)| *of == from) {
+                if self.network.link(from, to).up {
+                    self.introduce(now, from, to);
+                }
+            }
+        }
     }
 
     fn want(&mut self, now: Micros, from: u64, to: u64) {
@@ -68,13 +76,11 @@ impl World {
         }
     }
 
-    /// A server that connects says where it is reached, if it knows: as a member.
+    /// A server says where it is reached, once it knows: as a member.
     fn introduce(&mut self, now: Micros, from: u64, to: u64) {
-        let member = self
-            .node(from)
-            .is_some_and(|node| node.handle().status.borrow().members.iter().any(|member| member.id == ServerId(from)));
+        let listens = self.servers.get(&to).is_some_and(|server| server.node.is_some());
         let link = self.network.link(to, from);
-        if member && !link.wanted {
+        if listens && !link.wanted {
             link.introduced = true;
             *self.summary.counts.entry("introductions").or_default() += 1;
             self.want(now, to, from);
@@ -102,7 +108,12 @@ impl World {
                 link.backoff_us = BACKOFF.0;
                 let items: Vec<Item> = link.waiting.drain(..).collect();
                 self.sim.note("connected", [from, to, 0], || format!("{from} to {to}"));
-                self.introduce(now, from, to);
+                let knows_itself = self.node(from).is_some_and(|node| {
+                    node.handle().status.borrow().members.iter().any(|member| member.id == ServerId(from))
+                });
+                if knows_itself {
+                    self.introduce(now, from, to);
+                }
                 if !items.is_empty() {
                     self.send(now, from, to, items);
                 }

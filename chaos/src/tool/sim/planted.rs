@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::bail;
 use comfy_table::{Table, presets};
 use conclave_faults::Bug;
-use conclave_sim::profile::{PROFILES, Profile};
+use conclave_sim::{
+    profile::{PROFILES, Profile},
+    run,
+    trace::Trace,
+};
 
 use super::{Range, Sim, hunt, progress};
 
@@ -48,6 +52,14 @@ pub fn find(bugs: &[Bug], sim: &Sim, profile: &Profile) -> anyhow::Result<bool> 
         bar.finish_and_clear();
         let found = match hunt.failed.as_ref().and_then(|failed| failed.violation.as_ref().map(|v| (failed.seed, v))) {
             Some((seed, violation)) => {
+                // What fails without the bug is not found by it.
+                conclave_faults::plant(None);
+                let sound = run(seed, range.profile(seed), sim.steps, Trace::default());
+                if let Some(violation) = &sound.violation {
+                    println!("{}: seed {seed} fails without it: {}: {}", bug.key(), violation.what, violation.why);
+                    println!("  {}", sim.replay_line(range.profile(seed), seed, None));
+                    bail!("the seeds must be sound before bugs are looked for with them");
+                }
                 let line = sim.replay_line(range.profile(seed), seed, Some(*bug));
                 println!("{}: {}: {}\n  {line}", bug.key(), violation.what, violation.why);
                 violation.what.to_owned()

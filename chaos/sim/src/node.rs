@@ -147,7 +147,7 @@ pub enum Effect {
     /// Items went out, so long after the turn began.
     Frame { after_us: Micros, to: u64, items: Vec<Item> },
     /// See [`Outbound::fetch_snapshot`].
-    Fetch(Message),
+    Fetch(Box<Message>),
     /// See [`Outbound::probe`].
     Probe(u64),
     /// See [`Outbound::members`].
@@ -170,7 +170,7 @@ impl Outbound for Out {
     }
 
     fn fetch_snapshot(&mut self, message: Message) {
-        self.effects.push(Effect::Fetch(message));
+        self.effects.push(Effect::Fetch(Box::new(message)));
     }
 
     fn probe(&mut self, peer: ServerId) {

@@ -122,7 +122,7 @@ impl Line {
             _ => return Err(gone()),
         };
         let revision = match planted!(TokenFromSequence) {
-            true => Revision(node_path.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default()),
+            true => Revision(node_path.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0) + 1),
             false => Revision(result.revision),
         };
         let token = FencingToken::new(shared.with(|core, _| core.fence_epoch()), revision);

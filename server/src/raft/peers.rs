@@ -541,13 +541,11 @@ impl PeerService {
                         requests.push(Request::Raft(message));
                     }
                     // The first of the stream, and another one when its sender has learnt where it is reached.
-                    Some(Item::Hello(hello)) => {
-                        if !hello.address.is_empty() {
-                            requests.push(Request::Introduced { peer: from, address: hello.address });
-                        }
+                    Some(Item::Hello(hello)) if !hello.address.is_empty() => {
+                        requests.push(Request::Introduced { peer: from, address: hello.address });
                     }
-                    // From a newer version.
-                    None => {}
+                    // Nothing new, or from a newer version.
+                    Some(Item::Hello(_)) | None => {}
                     Some(item) => requests.push(Request::Item(item)),
                 }
             }

@@ -491,7 +491,7 @@ impl Store for Disk {
             .spawn(move || {
                 // Taking one can be tried again; that nobody is told would end it for ever.
                 let taken = catch_unwind(AssertUnwindSafe(|| take_snapshot(&db, &snap)));
-                let result = taken.unwrap_or_else(|_| Err(StoreError::Broken("taking a snapshot")));
+                let result = taken.unwrap_or(Err(StoreError::Broken("taking a snapshot")));
                 drop(db);
                 done(result);
             })

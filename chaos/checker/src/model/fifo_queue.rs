@@ -36,16 +36,12 @@ impl Spec for FifoQueue {
                 next.push(Arc::new(queue));
             }
             Function::Dequeue if found_empty(operation) => {
-                if queue.is_empty() {
-                    next.push(queue.clone());
-                }
+                next.extend(queue.is_empty().then(|| queue.clone()));
             }
-            Function::Dequeue => {
-                if operation.outcome == Outcome::Unknown || queue.front() == Some(&operation.result) {
-                    let mut queue = VecDeque::clone(queue);
-                    if queue.pop_front().is_some() {
-                        next.push(Arc::new(queue));
-                    }
+            Function::Dequeue if operation.outcome == Outcome::Unknown || queue.front() == Some(&operation.result) => {
+                let mut queue = VecDeque::clone(queue);
+                if queue.pop_front().is_some() {
+                    next.push(Arc::new(queue));
                 }
             }
             _ => {}

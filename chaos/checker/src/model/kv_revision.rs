@@ -60,9 +60,7 @@ impl Spec for KvRevision {
                 _ => {}
             },
             Function::Delete if value.is_null() => {
-                if changed_at(operation).is_none() {
-                    next.push(same());
-                }
+                next.extend(changed_at(operation).is_none().then(same));
             }
             Function::Put | Function::Delete => {
                 let value = if operation.function == Function::Put { &operation.argument } else { &Value::Null };

@@ -254,7 +254,7 @@ fn special_checkers_and_search_agree_on_longer_histories() {
         type Out = Option<(bool, bool)>;
         fn visit<S: Spec>(self, spec: &S) -> Self::Out {
             let part = crate::check::whole(self.0);
-            let limits = Limits { time: std::time::Duration::from_secs(20), ..Limits::default() };
+            let limits = Limits { time: std::time::Duration::from_secs(2), ..Limits::default() };
             let found = match search(spec, &part, &Budget::new(&limits)) {
                 Verdict::Unknown(_) => return None,
                 found => found == Verdict::Linearizable,

@@ -313,7 +313,7 @@ impl<'a, const W: usize> Walk<'a, W> {
             let config = self.seen.get(at);
             at += 1;
             self.tries += 1;
-            if self.tries % TRIES_PER_LOOK == 0 {
+            if self.tries.is_multiple_of(TRIES_PER_LOOK) {
                 self.look(0)?;
             }
             for group in &moment.groups {
@@ -394,11 +394,11 @@ impl<'a, const W: usize> Walk<'a, W> {
     /// Between two returns: forgets what no configuration refers to any more.
     fn tidy(&mut self, moment: &mut Moment<W>, left_out: Option<&mut Moment<W>>) -> Result<(), String> {
         self.returns += 1;
-        if self.returns % 512 == 0 || moment.configs.len() > 100_000 {
+        if self.returns.is_multiple_of(512) || moment.configs.len() > 100_000 {
             let held = moment.configs.capacity() + left_out.as_ref().map_or(0, |moment| moment.configs.capacity());
             self.look((held * size_of::<Config<W>>()) as u64)?;
         }
-        if self.space.bytes() + self.uses.bytes() < SWEEP_BYTES || self.returns % 256 != 0 {
+        if self.space.bytes() + self.uses.bytes() < SWEEP_BYTES || !self.returns.is_multiple_of(256) {
             return Ok(());
         }
         let mut left_out = left_out;

@@ -27,7 +27,8 @@ impl Oracle for FreedOnce {
                 let hold = (event.node.to_string(), event.token);
                 match event.kind {
                     Kind::Granted { .. } => {
-                        if !self.held.insert(hold) {
+                        let fresh = self.held.insert(hold);
+                        if !fresh {
                             found.push("I9", at, format!("{} is granted twice", event.node));
                         }
                     }

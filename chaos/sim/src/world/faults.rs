@@ -286,7 +286,7 @@ impl World {
             }
             Shape::Ring => {
                 let size = present.len();
-                let reach = size / 4 + usize::from(size > 3 || size == 3) - usize::from(size > 7);
+                let reach = size / 4 + usize::from(size >= 3) - usize::from(size > 7);
                 let far = |a: u64, b: u64| {
                     let apart = place(a).abs_diff(place(b));
                     apart.min(size - apart) > reach.max(1)

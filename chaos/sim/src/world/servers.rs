@@ -210,7 +210,6 @@ impl World {
             match effect {
                 Effect::Frame { after_us, to, items } => self.send(now + after_us, id, to, items),
                 Effect::Fetch(message) => {
-                    let message = Box::new(message);
                     let parts = self.rng.u32(1..5);
                     let event = Event::Fetch { server: id, start, message, parts, attempts: 0 };
                     self.sim.schedule(now + MS, event);

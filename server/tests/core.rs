@@ -691,6 +691,25 @@ fn a_server_that_asked_for_its_own_removal_sees_it_by_itself() {
 }
 
 #[test]
+fn a_change_asked_of_a_leader_that_is_gone_is_unknown() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let follower = 1 + leader % 3;
+    world.isolate(leader);
+    let (reply, mut receiver) = oneshot::channel();
+    let asked = MemberChange::Remove(ServerId(leader));
+    world.servers.get_mut(&follower).expect("running").core.change_members(asked, reply);
+    let mut answer = None;
+    world.until("an answer", |_| {
+        answer = receiver.try_recv().ok();
+        answer.is_some()
+    });
+    let answer = answer.expect("just seen");
+    // Not only when the time for it is over.
+    assert!(matches!(&answer, Err(ChangeError::Unknown(why)) if why.contains("leadership")), "{answer:?}");
+}
+
+#[test]
 fn a_leader_that_is_removed_steps_down() {
     let mut world = World::new(3);
     let old = world.elect();

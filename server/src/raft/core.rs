@@ -510,6 +510,7 @@ impl<S: Store> Core<S> {
         if self.raw.raft.leader_id == peer.0 {
             // Forwarded proposals may be lost with the connection; nobody else would notice before their deadline.
             self.waiters.fail_all(ProposeError::LeadershipLost);
+            self.give_up_forwarded_changes();
             self.reclaim_forwarded();
         }
     }
@@ -899,6 +900,7 @@ impl<S: Store> Core<S> {
             false => ProposeError::LeadershipLost,
         };
         self.waiters.fail_all(lost);
+        self.give_up_forwarded_changes();
         self.reclaim_forwarded();
         let renewals = self.confirm.restart();
         let held = mem::take(&mut self.held);

@@ -123,6 +123,15 @@ impl<S: Store> Core<S> {
         }
     }
 
+    /// Whoever was asked for these leads no more, or cannot be reached: nobody will answer.
+    pub(super) fn give_up_forwarded_changes(&mut self) {
+        let asked: Vec<Change> = self.changes.extract_if(.., |change| change.forwarded.is_some()).collect();
+        for change in asked {
+            let why = "leadership changed hands before the answer: look at the members before trying again";
+            self.answer_change(change.reply, Err(ChangeError::Unknown(why.to_owned())));
+        }
+    }
+
     fn answer_change(&mut self, reply: ChangeReply, answer: Result<String, ChangeError>) {
         match reply {
             ChangeReply::Here(reply) => {

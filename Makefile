@@ -1,10 +1,11 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim
+.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim test-chart
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
 	@echo "make test     all tests (TEST='part of a name' for some)"
+	@echo "make test-chart  the Helm chart, with Helm's own library and, after make image, in containers (CHART='-k part' for some)"
 	@echo "make cluster  three servers in the foreground until Ctrl-C, for trying things"
 	@echo "make check    format, lints, documentation, dependency policy; touches nothing"
 	@echo "make fix      formats, and applies what the lints can fix"
@@ -31,6 +32,9 @@ demo: build
 
 test: setup
 	@sh scripts/test.sh $(TEST)
+
+test-chart:
+	@sh scripts/test-chart.sh $(CHART)
 
 cluster: build
 	@sh scripts/cluster.sh

@@ -47,12 +47,12 @@
   "summary" "More is written than the disks take; writes are refused."
   "runbook" "Find the writer with conclave history and the rates of conclave_proposals_total. Faster disks, or fewer writes.") }}
 {{- include "conclave.alert" (dict "root" $root "alert" "ConclaveSlowReader" "severity" "info" "for" "10m"
-  "expr" (printf "conclave_outbox_bytes_largest{%s} > 0.8 * on (pod) conclave_limit{%s,limit=\"outbox_bytes_max\"}" $me $me)
+  "expr" (printf "conclave_outbox_bytes_largest{%s} > on (pod) (0.8 * conclave_limit{%s,limit=\"outbox_bytes_max\"})" $me $me)
   "summary" (printf "A client of %s reads its events too slowly; its watches will fall behind." $pod)
   "runbook" "It catches up from history. If it stays so, its watches are wider than it needs.") }}
 {{- range $what, $limit := dict "store_bytes" "store_bytes_max" "nodes" "nodes_max" "sessions" "sessions_max" "connections" "connections_max" }}
 {{- include "conclave.alert" (dict "root" $root "alert" (printf "Conclave%sNearLimit" (regexReplaceAll "_" (title (replace "_" " " $what)) "" | nospace)) "severity" "warning" "for" "10m"
-  "expr" (printf "conclave_%s{%s} > 0.8 * on (pod) conclave_limit{%s,limit=\"%s\"}" $what $me $me $limit)
+  "expr" (printf "conclave_%s{%s} > on (pod) (0.8 * conclave_limit{%s,limit=\"%s\"})" $what $me $me $limit)
   "summary" (printf "%s: conclave_%s has reached four fifths of limits.%s." $pod $what $limit)
   "runbook" (printf "Beyond the limit, requests are refused. Remove what is not needed, or raise config.limits.%s; for what is kept in memory raise resources.limits.memory first." $limit)) }}
 {{- end }}

@@ -11,8 +11,10 @@ pub struct Guide {
     pub about: &'static str,
     /// Each operation, and what its values and outcomes say.
     pub operations: &'static [(&'static str, &'static str)],
-    /// A history, one event a line.
-    pub example: &'static str,
+    /// The key of the example's operations.
+    pub key: Option<&'static str>,
+    /// A history: process, type, function and value (JSON) of each event.
+    pub example: &'static [(u32, &'static str, &'static str, &'static str)],
     /// Whether the example is linearizable.
     pub linearizable: bool,
     /// Why.
@@ -27,13 +29,25 @@ pub fn guide(name: &str) -> Option<&'static Guide> {
     GUIDES.iter().find(|guide| guide.model == name || bare(guide.model) == asked)
 }
 
+impl Guide {
+    /// The example as a history, one event a line.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let key = self.key.map_or(String::new(), |key| format!("\"key\":\"{key}\","));
+        let line = |(process, kind, function, value): &(u32, &str, &str, &str)| {
+            format!("{{\"process\":{process},\"type\":\"{kind}\",\"f\":\"{function}\",{key}\"value\":{value}}}\n")
+        };
+        self.example.iter().map(line).collect()
+    }
+}
+
 impl fmt::Display for Guide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}\n\nOperations:", self.model, self.about)?;
         for (operation, text) in self.operations {
             writeln!(f, "  {operation:<20} {text}")?;
         }
-        writeln!(f, "\n{OUTCOMES}\n\nAn example:\n{}", self.example.trim_end())?;
+        writeln!(f, "\n{OUTCOMES}\n\nAn example:\n\n{}", self.lines().trim_end())?;
         let verdict = if self.linearizable { "linearizable" } else { "not linearizable" };
         writeln!(f, "\nThis is {verdict}: {}", self.because)
     }
@@ -64,14 +78,15 @@ pub const GUIDES: &[Guide] = &[
         model: "register",
         about: "one value; a read returns the last one written",
         operations: &[("read", "null; ok returns the value, null if unset"), ("write", "the value")],
-        example: r#"
-{"process":0,"type":"invoke","f":"write","value":1}
-{"process":0,"type":"ok","f":"write","value":1}
-{"process":1,"type":"invoke","f":"write","value":2}
-{"process":1,"type":"ok","f":"write","value":2}
-{"process":0,"type":"invoke","f":"read","value":null}
-{"process":0,"type":"ok","f":"read","value":1}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "write", "1"),
+            (0, "ok", "write", "1"),
+            (1, "invoke", "write", "2"),
+            (1, "ok", "write", "2"),
+            (0, "invoke", "read", "null"),
+            (0, "ok", "read", "1"),
+        ],
         linearizable: false,
         because: "1 was overwritten by 2 before the read began.",
     },
@@ -83,14 +98,15 @@ pub const GUIDES: &[Guide] = &[
             ("write", "the value"),
             ("cas", "[old, new]; ok: it was old and is now new; fail without an error: it differed from old"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"write","value":1}
-{"process":1,"type":"invoke","f":"cas","value":[1,2]}
-{"process":0,"type":"ok","f":"write","value":1}
-{"process":1,"type":"ok","f":"cas","value":[1,2]}
-{"process":0,"type":"invoke","f":"cas","value":[1,3]}
-{"process":0,"type":"fail","f":"cas","value":[1,3]}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "write", "1"),
+            (1, "invoke", "cas", "[1,2]"),
+            (0, "ok", "write", "1"),
+            (1, "ok", "cas", "[1,2]"),
+            (0, "invoke", "cas", "[1,3]"),
+            (0, "fail", "cas", "[1,3]"),
+        ],
         linearizable: true,
         because: "write 1, cas 1 to 2, and the last cas finds 2.",
     },
@@ -103,14 +119,15 @@ pub const GUIDES: &[Guide] = &[
             ("append", "a text or a list, added to the end of what is there"),
             ("delete", "null; ok also where there was nothing"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"put","key":"x","value":"a"}
-{"process":0,"type":"ok","f":"put","key":"x","value":"a"}
-{"process":1,"type":"invoke","f":"append","key":"x","value":"b"}
-{"process":1,"type":"info","f":"append","key":"x","value":"b"}
-{"process":0,"type":"invoke","f":"get","key":"x","value":null}
-{"process":0,"type":"ok","f":"get","key":"x","value":"ab"}
-"#,
+        key: Some("x"),
+        example: &[
+            (0, "invoke", "put", r#""a""#),
+            (0, "ok", "put", r#""a""#),
+            (1, "invoke", "append", r#""b""#),
+            (1, "info", "append", r#""b""#),
+            (0, "invoke", "get", "null"),
+            (0, "ok", "get", r#""ab""#),
+        ],
         linearizable: true,
         because: "the append of unknown outcome took effect.",
     },
@@ -122,12 +139,13 @@ pub const GUIDES: &[Guide] = &[
             ("put", "the value; ok returns [value, revision]; null where the revision is not known"),
             ("delete", "null; ok returns the revision of the deletion, or null"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"put","key":"x","value":"a"}
-{"process":0,"type":"ok","f":"put","key":"x","value":["a",7]}
-{"process":1,"type":"invoke","f":"put","key":"x","value":"b"}
-{"process":1,"type":"ok","f":"put","key":"x","value":["b",6]}
-"#,
+        key: Some("x"),
+        example: &[
+            (0, "invoke", "put", r#""a""#),
+            (0, "ok", "put", r#"["a",7]"#),
+            (1, "invoke", "put", r#""b""#),
+            (1, "ok", "put", r#"["b",6]"#),
+        ],
         linearizable: false,
         because: "the later put has the smaller revision.",
     },
@@ -135,12 +153,13 @@ pub const GUIDES: &[Guide] = &[
         model: "list-append",
         about: "lists by key, and transactions over them: strict serializability",
         operations: &[("txn", "a list of [\"append\", key, value] and [\"r\", key, list]; lists are null on invoke")],
-        example: r#"
-{"process":0,"type":"invoke","f":"txn","value":[["append","x",1],["append","y",1]]}
-{"process":1,"type":"invoke","f":"txn","value":[["r","x",null],["r","y",null]]}
-{"process":0,"type":"ok","f":"txn","value":[["append","x",1],["append","y",1]]}
-{"process":1,"type":"ok","f":"txn","value":[["r","x",[1]],["r","y",[]]]}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "txn", r#"[["append","x",1],["append","y",1]]"#),
+            (1, "invoke", "txn", r#"[["r","x",null],["r","y",null]]"#),
+            (0, "ok", "txn", r#"[["append","x",1],["append","y",1]]"#),
+            (1, "ok", "txn", r#"[["r","x",[1]],["r","y",[]]]"#),
+        ],
         linearizable: false,
         because: "the read saw one half of the transaction and not the other.",
     },
@@ -148,12 +167,13 @@ pub const GUIDES: &[Guide] = &[
         model: "mutex",
         about: "a lock that anybody may release",
         operations: LOCKING,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":null}
-{"process":1,"type":"invoke","f":"acquire","value":null}
-{"process":1,"type":"ok","f":"acquire","value":null}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "null"),
+            (1, "invoke", "acquire", "null"),
+            (1, "ok", "acquire", "null"),
+        ],
         linearizable: false,
         because: "the second acquire succeeded while the lock was held.",
     },
@@ -161,12 +181,13 @@ pub const GUIDES: &[Guide] = &[
         model: "owner-mutex",
         about: "a lock that only its holder may release",
         operations: LOCKING,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":null}
-{"process":1,"type":"invoke","f":"release","value":null}
-{"process":1,"type":"ok","f":"release","value":null}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "null"),
+            (1, "invoke", "release", "null"),
+            (1, "ok", "release", "null"),
+        ],
         linearizable: false,
         because: "process 1 released what process 0 held.",
     },
@@ -174,16 +195,17 @@ pub const GUIDES: &[Guide] = &[
         model: "reentrant-mutex",
         about: "a lock that its holder may acquire again, and releases as often",
         operations: LOCKING,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":null}
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":null}
-{"process":0,"type":"invoke","f":"release","value":null}
-{"process":0,"type":"ok","f":"release","value":null}
-{"process":1,"type":"invoke","f":"acquire","value":null}
-{"process":1,"type":"ok","f":"acquire","value":null}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "null"),
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "null"),
+            (0, "invoke", "release", "null"),
+            (0, "ok", "release", "null"),
+            (1, "invoke", "acquire", "null"),
+            (1, "ok", "acquire", "null"),
+        ],
         linearizable: false,
         because: "process 0 had released one of its two holds only.",
     },
@@ -191,14 +213,15 @@ pub const GUIDES: &[Guide] = &[
         model: "fenced-mutex",
         about: "a lock whose grants carry rising tokens; a hold may be lost without a trace, a released one was not",
         operations: TOKENS,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","key":"l","value":null}
-{"process":0,"type":"ok","f":"acquire","key":"l","value":33}
-{"process":1,"type":"invoke","f":"acquire","key":"l","value":null}
-{"process":0,"type":"invoke","f":"release","key":"l","value":33}
-{"process":0,"type":"ok","f":"release","key":"l","value":33}
-{"process":1,"type":"ok","f":"acquire","key":"l","value":34}
-"#,
+        key: Some("l"),
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "33"),
+            (1, "invoke", "acquire", "null"),
+            (0, "invoke", "release", "33"),
+            (0, "ok", "release", "33"),
+            (1, "ok", "acquire", "34"),
+        ],
         linearizable: true,
         because: "the second grant came after the release and has the larger token.",
     },
@@ -206,14 +229,15 @@ pub const GUIDES: &[Guide] = &[
         model: "semaphore:N",
         about: "up to N holders at a time",
         operations: LOCKING,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":null}
-{"process":1,"type":"invoke","f":"acquire","value":null}
-{"process":1,"type":"ok","f":"acquire","value":null}
-{"process":2,"type":"invoke","f":"acquire","value":null}
-{"process":2,"type":"ok","f":"acquire","value":null}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "null"),
+            (1, "invoke", "acquire", "null"),
+            (1, "ok", "acquire", "null"),
+            (2, "invoke", "acquire", "null"),
+            (2, "ok", "acquire", "null"),
+        ],
         linearizable: true,
         because: "with semaphore:3; with semaphore:2 it is not.",
     },
@@ -221,12 +245,13 @@ pub const GUIDES: &[Guide] = &[
         model: "fenced-semaphore:N",
         about: "up to N holders at a time, whose grants carry rising tokens",
         operations: TOKENS,
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire","value":null}
-{"process":0,"type":"ok","f":"acquire","value":5}
-{"process":1,"type":"invoke","f":"acquire","value":null}
-{"process":1,"type":"ok","f":"acquire","value":5}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire", "null"),
+            (0, "ok", "acquire", "5"),
+            (1, "invoke", "acquire", "null"),
+            (1, "ok", "acquire", "5"),
+        ],
         linearizable: false,
         because: "two grants have the same token.",
     },
@@ -241,14 +266,15 @@ pub const GUIDES: &[Guide] = &[
             ("release", "ok: the hold lasted until then"),
             ("expire", "the session of the process ended, and what it held with it"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"acquire_shared","value":null}
-{"process":0,"type":"ok","f":"acquire_shared","value":null}
-{"process":1,"type":"invoke","f":"acquire_shared","value":null}
-{"process":1,"type":"ok","f":"acquire_shared","value":null}
-{"process":2,"type":"invoke","f":"acquire","value":null}
-{"process":2,"type":"ok","f":"acquire","value":null}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "acquire_shared", "null"),
+            (0, "ok", "acquire_shared", "null"),
+            (1, "invoke", "acquire_shared", "null"),
+            (1, "ok", "acquire_shared", "null"),
+            (2, "invoke", "acquire", "null"),
+            (2, "ok", "acquire", "null"),
+        ],
         linearizable: false,
         because: "the writer came in while readers held the lock.",
     },
@@ -261,12 +287,13 @@ pub const GUIDES: &[Guide] = &[
             ("observe", "null; ok returns who led, or the term; null: nobody"),
             ("expire", "the session of the process ended, and its leadership with it"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"campaign","value":null}
-{"process":0,"type":"ok","f":"campaign","value":4}
-{"process":1,"type":"invoke","f":"campaign","value":null}
-{"process":1,"type":"ok","f":"campaign","value":3}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "campaign", "null"),
+            (0, "ok", "campaign", "4"),
+            (1, "invoke", "campaign", "null"),
+            (1, "ok", "campaign", "3"),
+        ],
         linearizable: false,
         because: "the later term is the smaller.",
     },
@@ -277,14 +304,15 @@ pub const GUIDES: &[Guide] = &[
             ("enqueue", "the value"),
             ("dequeue", "null; ok returns the oldest value; null, or fail without an error: it was empty"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"enqueue","value":1}
-{"process":0,"type":"ok","f":"enqueue","value":1}
-{"process":0,"type":"invoke","f":"enqueue","value":2}
-{"process":0,"type":"ok","f":"enqueue","value":2}
-{"process":1,"type":"invoke","f":"dequeue","value":null}
-{"process":1,"type":"ok","f":"dequeue","value":2}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "enqueue", "1"),
+            (0, "ok", "enqueue", "1"),
+            (0, "invoke", "enqueue", "2"),
+            (0, "ok", "enqueue", "2"),
+            (1, "invoke", "dequeue", "null"),
+            (1, "ok", "dequeue", "2"),
+        ],
         linearizable: false,
         because: "1 came before 2.",
     },
@@ -292,14 +320,15 @@ pub const GUIDES: &[Guide] = &[
         model: "counter",
         about: "a sum that begins at 0",
         operations: &[("add", "a whole number"), ("read", "null; ok returns the sum")],
-        example: r#"
-{"process":0,"type":"invoke","f":"add","value":2}
-{"process":1,"type":"invoke","f":"add","value":3}
-{"process":2,"type":"invoke","f":"read","value":null}
-{"process":2,"type":"ok","f":"read","value":3}
-{"process":0,"type":"ok","f":"add","value":2}
-{"process":1,"type":"info","f":"add","value":3}
-"#,
+        key: None,
+        example: &[
+            (0, "invoke", "add", "2"),
+            (1, "invoke", "add", "3"),
+            (2, "invoke", "read", "null"),
+            (2, "ok", "read", "3"),
+            (0, "ok", "add", "2"),
+            (1, "info", "add", "3"),
+        ],
         linearizable: true,
         because: "the read came between the two.",
     },
@@ -312,12 +341,13 @@ pub const GUIDES: &[Guide] = &[
             ("list", "null; ok returns all children, in any order"),
             ("expire", "the session of the process ended; its children went at one moment"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"create","key":"/q","value":null}
-{"process":0,"type":"ok","f":"create","key":"/q","value":"n-0000000007"}
-{"process":1,"type":"invoke","f":"create","key":"/q","value":null}
-{"process":1,"type":"ok","f":"create","key":"/q","value":"n-0000000007"}
-"#,
+        key: Some("/q"),
+        example: &[
+            (0, "invoke", "create", "null"),
+            (0, "ok", "create", r#""n-0000000007""#),
+            (1, "invoke", "create", "null"),
+            (1, "ok", "create", r#""n-0000000007""#),
+        ],
         linearizable: false,
         because: "a number is never given twice.",
     },
@@ -330,14 +360,15 @@ pub const GUIDES: &[Guide] = &[
             ("close", "null. ok: it was open and ended"),
             ("expire", "null. ok: the server ended it; never earlier than time to live after a renewal's call"),
         ],
-        example: r#"
-{"process":0,"type":"invoke","f":"open","key":"s1","value":3000}
-{"process":0,"type":"ok","f":"open","key":"s1","value":3000}
-{"process":1,"type":"invoke","f":"expire","key":"s1","value":null}
-{"process":1,"type":"ok","f":"expire","key":"s1","value":null}
-{"process":0,"type":"invoke","f":"renew","key":"s1","value":null}
-{"process":0,"type":"ok","f":"renew","key":"s1","value":null}
-"#,
+        key: Some("s1"),
+        example: &[
+            (0, "invoke", "open", "3000"),
+            (0, "ok", "open", "3000"),
+            (1, "invoke", "expire", "null"),
+            (1, "ok", "expire", "null"),
+            (0, "invoke", "renew", "null"),
+            (0, "ok", "renew", "null"),
+        ],
         linearizable: false,
         because: "it was renewed after its end.",
     },
@@ -354,7 +385,7 @@ mod tests {
         assert_eq!(names, Model::NAMES);
         for guide in GUIDES {
             let model = Model::parse(&guide.model.replace(":N", ":3")).unwrap();
-            let history = history::parse(guide.example.as_bytes(), history::Format::Json).unwrap();
+            let history = history::parse(guide.lines().as_bytes(), history::Format::Json).unwrap();
             model.admit(&history).unwrap();
             let verdict = check(&history, &model, &Limits::default()).verdict;
             assert_eq!(verdict == Verdict::Linearizable, guide.linearizable, "{}: {verdict:?}", guide.model);

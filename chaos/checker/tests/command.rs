@@ -168,7 +168,12 @@ fn a_report_is_drawn() {
     let bad = files.with("bad.jsonl", BAD);
     let page = files.0.path().join("page.html");
     let arguments = ["check", "--model", "register", "--report", page.to_str().unwrap(), bad.to_str().unwrap()];
-    assert_eq!(ended(&run(&arguments, None)).0, 1);
+    let (code, out, _) = ended(&run(&arguments, None));
+    assert_eq!(code, 1);
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("read 2 by process 1"));
+    // The page and the terminal tell the same.
+    let peak = out.trim_end().strip_suffix(" peak").and_then(|out| out.split(" s ").last()).unwrap();
+    assert!(page.contains(&format!("<dt>peak memory</dt><dd><bdi>{peak}</bdi></dd>")), "{out}");
+    assert!(!page.contains(" 0 B"));
 }

@@ -73,6 +73,15 @@ struct Judged<'a> {
     lines: Vec<Option<u32>>,
     /// Reading and judging.
     took: Duration,
+    /// Most memory that the process had in use when it had judged.
+    peak_bytes: u64,
+}
+
+/// As the terminal and the page say it.
+fn megabytes(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let megabytes = bytes as f64 / 1e6;
+    format!("{megabytes:.1} MB")
 }
 
 impl Check {
@@ -151,12 +160,13 @@ impl Check {
             history::line_of(&bytes, format, history.operations[refutation.culprit as usize].called)
         };
         let lines = judgement.refutations.iter().take(report::MAX_REFUTATIONS).map(line).collect();
-        Ok(Judged { path, history, judgement, lines, took: began.elapsed() })
+        let peak_bytes = peak_bytes().unwrap_or(judgement.peak_bytes);
+        Ok(Judged { path, history, judgement, lines, took: began.elapsed(), peak_bytes })
     }
 
     fn say(&self, judged: &Judged<'_>) -> io::Result<()> {
-        let Judged { path, history, judgement, lines, took } = judged;
-        let (path, peak) = (path.display(), peak_bytes().unwrap_or(judgement.peak_bytes));
+        let Judged { path, history, judgement, lines, took, peak_bytes } = judged;
+        let path = path.display();
         let verdict = match &judgement.verdict {
             Verdict::Linearizable => "linearizable",
             Verdict::NotLinearizable(_) => "not-linearizable",
@@ -187,14 +197,14 @@ impl Check {
                 "operations": judgement.operations,
                 "seconds": took.as_secs_f64(),
                 "search_seconds": judgement.took.as_secs_f64(),
-                "peak_bytes": peak,
+                "peak_bytes": peak_bytes,
                 "search_bytes": judgement.peak_bytes,
                 "refutations": refutations,
             });
             return writeln!(out, "{line}");
         }
-        let (seconds, megabytes) = (took.as_secs_f64(), peak as f64 / 1e6);
-        writeln!(out, "{path}: {verdict} {} operations {seconds:.2} s {megabytes:.1} MB peak", judgement.operations)?;
+        let (seconds, megabytes) = (took.as_secs_f64(), megabytes(*peak_bytes));
+        writeln!(out, "{path}: {verdict} {} operations {seconds:.2} s {megabytes} peak", judgement.operations)?;
         if let Verdict::Unknown(reason) = &judgement.verdict {
             eprintln!("{path}: {reason}");
         }
@@ -213,6 +223,8 @@ impl Check {
         let replay = format!("conclave-check check --model {name}{init} '{title}'");
         let mut page = report::Report::new(&title, &name, &judged.history, &judged.judgement);
         page.replay = Some(&replay);
+        let facts = [("peak memory".to_owned(), megabytes(judged.peak_bytes))];
+        page.facts = &facts;
         report::write(&page, std::fs::File::create(out)?)
     }
 }

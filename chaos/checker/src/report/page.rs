@@ -115,7 +115,6 @@ fn head(report: &Report<'_>, title: &str, out: &mut impl Write) -> Result<()> {
         facts.push(("history", duration(span)));
     }
     facts.push(("judged in", duration(i64::try_from(judgement.took.as_nanos()).unwrap_or(i64::MAX))));
-    facts.push(("memory", bytes(judgement.peak_bytes)));
     facts.extend(report.facts.iter().map(|(name, value)| (name.as_str(), value.clone())));
     writeln!(out, "<dl class=\"facts\">")?;
     for (name, value) in facts {
@@ -140,17 +139,6 @@ fn span_ns(report: &Report<'_>) -> Option<i64> {
     let first = operations.iter().map(|operation| operation.called_ns).filter(known).min()?;
     let times = operations.iter().flat_map(|operation| [operation.called_ns, operation.returned_ns]);
     Some(times.filter(known).max()?.saturating_sub(first))
-}
-
-fn bytes(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let of = |unit: u64| bytes as f64 / unit as f64;
-    match bytes {
-        0..1_024 => format!("{bytes} B"),
-        1_024..1_048_576 => format!("{:.1} KiB", of(1 << 10)),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", of(1 << 20)),
-        _ => format!("{:.2} GiB", of(1 << 30)),
-    }
 }
 
 fn offending(report: &Report<'_>, out: &mut impl Write) -> Result<()> {

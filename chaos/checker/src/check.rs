@@ -62,6 +62,25 @@ fn parts<'a>(history: &'a History, model: &Model) -> Vec<Part<'a>> {
     parts
 }
 
+/// A history that has an operation which the model does not know.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("operation {operation} is not one of the model's: {reason}")]
+pub struct NotAdmitted {
+    /// An index into [`History::operations`].
+    pub operation: usize,
+    /// What would be right.
+    pub reason: String,
+}
+
+/// Judges a history, if the model knows all its operations.
+///
+/// # Errors
+/// The first operation that it does not know.
+pub fn judge(history: &History, model: &Model, limits: &Limits) -> Result<Judgement, NotAdmitted> {
+    model.admit(history).map_err(|(operation, reason)| NotAdmitted { operation, reason })?;
+    Ok(check(history, model, limits))
+}
+
 /// Judges a history that the model admits ([`Model::admit`]).
 #[must_use]
 pub fn check(history: &History, model: &Model, limits: &Limits) -> Judgement {

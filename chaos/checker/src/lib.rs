@@ -23,7 +23,7 @@ mod shrink;
 mod special;
 pub mod verdict;
 
-pub use check::{Limits, check};
-pub use history::{Function, History, Operation, Outcome, Value};
+pub use check::{Limits, NotAdmitted, check, judge};
+pub use history::{Function, History, Operation, Outcome, Recorder, Value};
 pub use model::Model;
 pub use verdict::{Judgement, Refutation, Verdict};

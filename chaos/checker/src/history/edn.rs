@@ -1,6 +1,7 @@
 //! Histories as Jepsen writes them in EDN: a vector of maps, or one map after the other.
 //!
 //! Keywords and symbols become texts, sets and maps become sorted lists; tags are dropped, so records read as maps.
+//! Names of members, types and functions may have namespaces. Ratios and decimals become texts.
 
 use std::collections::HashMap;
 
@@ -83,7 +84,7 @@ fn event(members: Vec<(Node, Node)>, line: u32, independent: bool, names: &mut I
     let (mut key, mut value, mut error, mut time) = (Value::Null, Node::Atom(Value::Null), Value::Null, NO_TIME);
     for (name, member) in members {
         let Node::Atom(Value::Text(name)) = name else { continue };
-        match &*name {
+        match bare(&name) {
             "process" => process = Some(member.value()),
             "type" => kind = Some(member.value()),
             "f" => function = Some(member.value()),
@@ -107,15 +108,15 @@ fn event(members: Vec<(Node, Node)>, line: u32, independent: bool, names: &mut I
     }
     let process = process.ok_or("the event has no process")?;
     let Value::Text(kind) = kind.ok_or("the event has no type")? else { return Err("the type is a keyword".into()) };
-    let kind =
-        Kind::parse(kind.as_bytes()).ok_or_else(|| format!("the type is invoke, ok, fail or info, not {kind}"))?;
+    let kind = Kind::parse(bare(&kind).as_bytes())
+        .ok_or_else(|| format!("the type is invoke, ok, fail or info, not {kind}"))?;
     let name = function.ok_or("the event has no f")?.to_string();
     let mut aside = Aside { error, fault: None };
     let mut function = None;
     if is_nemesis(&process) {
         aside.fault = Some(name);
     } else {
-        function = Some(Function::parse(&name).ok_or_else(|| format!("no operation is called {name:?}"))?);
+        function = Some(Function::parse(bare(&name)).ok_or_else(|| format!("no operation is called {name:?}"))?);
     }
     let value = match value {
         Node::Tuple(of, inner) => {
@@ -170,6 +171,19 @@ impl Node {
             Self::Tuple(key, value) => Value::List([key, value.value()].into()),
         }
     }
+}
+
+/// The digits of a whole number, exact (`12N`) or not.
+fn whole(text: &str) -> Option<&str> {
+    let number = text.strip_suffix('N').unwrap_or(text);
+    let digits = number.strip_prefix(['-', '+']).unwrap_or(number);
+    let whole = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    whole.then(|| number.strip_prefix('+').unwrap_or(number))
+}
+
+/// What a keyword names, without its namespace.
+fn bare(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, name)| name)
 }
 
 fn expected(what: &str, found: Option<u8>) -> String {
@@ -345,6 +359,8 @@ impl Scan<'_> {
                     Some(b'n') => text.push(b'\n'),
                     Some(b't') => text.push(b'\t'),
                     Some(b'r') => text.push(b'\r'),
+                    Some(b'b') => text.push(8),
+                    Some(b'f') => text.push(12),
                     Some(b'u') => {
                         let digits = self.bytes.get(self.at..self.at + 4).and_then(|at| std::str::from_utf8(at).ok());
                         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
@@ -382,9 +398,10 @@ impl Scan<'_> {
             "nil" => Value::Null,
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
-            _ => match text.strip_suffix('N').unwrap_or(text).parse() {
-                Ok(number) => Value::Int(number),
-                Err(_) => text.strip_prefix(':').unwrap_or(text).into(),
+            // Numbers that are not whole, or too great, are texts: they are only compared.
+            _ => match whole(text) {
+                Some(digits) => digits.parse().map_or_else(|_| digits.into(), Value::Int),
+                None => text.trim_start_matches(':').into(),
             },
         }))
     }

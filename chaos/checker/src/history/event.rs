@@ -77,6 +77,8 @@ pub(super) struct Pairing {
     open: Vec<Option<u32>>,
     /// Indexes into faults, by their names without `start` and `stop`.
     faults: HashMap<String, usize>,
+    /// By nemesis: what it was asked for. Jepsen writes that once more when it is done.
+    asked: HashMap<u32, String>,
 }
 
 fn intern(names: Vec<Value>, ids: &mut HashMap<Value, u32>, all: &mut Vec<Value>) -> Vec<u32> {
@@ -98,6 +100,8 @@ fn begins(name: &str) -> (&str, bool) {
         "heal" => return ("partition", false),
         "resume" => return ("pause", false),
         "restart" => return ("kill", false),
+        "reset-clock" | "reset-clocks" => return ("clock", false),
+        "bump-clock" | "strobe-clock" => return (name, true),
         _ => {}
     }
     let cut = |affix: &str| name.strip_prefix(affix).and_then(|rest| rest.strip_prefix(['-', '_']));
@@ -131,7 +135,7 @@ impl Pairing {
             }
             let process = processes[event.process as usize];
             if let Some(name) = &aside.fault {
-                self.fault(name, &event);
+                self.nemesis(process, name, &event);
             } else if let Some(function) = event.function {
                 self.client(event, function, process, &keys, aside.error)
                     .map_err(|(line_in_batch, reason)| ParseError { line: line + line_in_batch, reason })?;
@@ -212,22 +216,53 @@ impl Pairing {
         Ok(())
     }
 
-    fn fault(&mut self, name: &str, event: &Event) {
+    fn nemesis(&mut self, process: u32, name: &str, event: &Event) {
+        if self.asked.get(&process).is_some_and(|asked| asked == name) {
+            self.asked.remove(&process);
+            self.done(name, event);
+        } else {
+            self.asked.insert(process, name.into());
+            self.fault(name, event);
+        }
+    }
+
+    /// What was asked for is done: only now it may be known to whom.
+    fn done(&mut self, name: &str, event: &Event) {
         let (what, start) = begins(name);
+        if let (true, Some(at), false) = (start, self.faults.get(what), event.value.is_null()) {
+            self.history.faults[*at].target = event.value.to_string();
+        }
+    }
+
+    fn fault(&mut self, name: &str, event: &Event) {
+        // These look and leave all as it is.
+        if matches!(name, "check-clock-offsets" | "log" | "sleep") {
+            return;
+        }
+        let (mut what, mut start) = begins(name);
+        // Jepsen kills and starts databases.
+        if name == "start" && self.faults.contains_key("kill") {
+            (what, start) = ("kill", false);
+        }
         let (position, target) = (self.history.events, &event.value);
         let target = if target.is_null() { String::new() } else { target.to_string() };
         let open = self.faults.get(what).copied();
         if !start {
-            // `heal` ends whatever partition there is, `restart` whatever was killed.
-            let name = if open.is_some() { Some(what) } else { None };
-            let name = name.or_else(|| self.faults.keys().map(String::as_str).find(|open| open.starts_with(what)));
-            if let Some(at) = name.map(str::to_owned).and_then(|name| self.faults.remove(&name)) {
+            // `heal` ends whatever partition there is, `reset-clock` whatever was done to clocks.
+            let is = |open: &&str| open.starts_with(what) || what == "clock" && open.ends_with("clock");
+            let ended: Vec<String> = match open {
+                Some(_) => vec![what.into()],
+                None if what == "clock" => {
+                    self.faults.keys().map(String::as_str).filter(is).map(str::to_owned).collect()
+                }
+                None => self.faults.keys().map(String::as_str).find(is).map(str::to_owned).into_iter().collect(),
+            };
+            for at in ended.iter().filter_map(|name| self.faults.remove(name)) {
                 let fault = &mut self.history.faults[at];
                 (fault.until, fault.until_ns) = (position, event.time);
             }
             return;
         }
-        // Jepsen writes every fault twice, when it is asked for and when it is done.
         if let Some(at) = open {
             if !target.is_empty() {
                 self.history.faults[at].target = target;

@@ -4,12 +4,14 @@ mod edn;
 mod event;
 mod json;
 mod read;
+mod record;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, sync::Arc};
 
 pub use read::{FILE_BYTES_MAX, Format, ParseError, ReadError, format, line_of, load, parse, read};
+pub use record::{Call, Recorder};
 
 /// A value of an operation.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -69,6 +69,110 @@ fn faults_end_with_their_counterparts() {
     assert_eq!(faults, expected.map(|(what, from, until)| (what.to_owned(), from, until)));
 }
 
+/// As jepsen.nemesis.combined does it, each line written when asked for and when done.
+#[test]
+fn jepsens_own_nemeses_make_bands() {
+    let lines = [
+        (":start-partition", ":majority"),
+        (":start-partition", "[:isolated {\"n1\" #{\"n2\" \"n3\"}}]"),
+        (":kill", ":minority"),
+        (":kill", "{\"n2\" :killed}"),
+        (":check-clock-offsets", "nil"),
+        (":check-clock-offsets", "{\"n1\" -1/2}"),
+        (":start", ":all"),
+        (":start", "{\"n2\" :started}"),
+        (":bump-clock", "{\"n1\" 262144N}"),
+        (":bump-clock", "{\"n1\" 262144N}"),
+        (":stop-partition", "nil"),
+        (":stop-partition", ":network-healed"),
+        (":reset-clock", "[\"n1\"]"),
+        (":reset-clock", "nil"),
+        (":pause", ":primaries"),
+        (":pause", "{\"n3\" :paused}"),
+        (":resume", ":all"),
+        (":resume", "{\"n3\" :resumed}"),
+    ];
+    let line = |(at, (f, value)): (usize, &(&str, &str))| {
+        format!("{{:type :info, :process :nemesis, :f {f}, :value {value}, :time {at}, :index {at}}}\n")
+    };
+    let text: String = lines.iter().enumerate().map(line).collect();
+    let faults: Vec<_> =
+        edn(&text).unwrap().faults.into_iter().map(|f| (f.what, f.target, f.from, f.until, f.until_ns)).collect();
+    let expected = [
+        ("partition", "[isolated [[n1 [n2 n3]]]]", 0, 10),
+        ("kill", "[[n2 killed]]", 2, 6),
+        ("bump-clock", "[[n1 262144]]", 8, 12),
+        ("pause", "[[n3 paused]]", 14, 16),
+    ];
+    let expected =
+        expected.map(|(what, to, from, until)| (what.to_owned(), to.to_owned(), from, until, i64::from(until)));
+    assert_eq!(faults, expected);
+}
+
+/// Whatever EDN allows and Clojure prints.
+#[test]
+fn odd_but_legal_edn_is_read() {
+    let text = r#"
+;; test: etcd, #{:odd}
+#_#_ {:not "read"} [this, either]
+#jepsen.history.Op{:index 0, :time 2112N, :type :invoke, :process 0, :f :write, :value :unset}
+#jepsen.history.Op{:index 1, :time 2113, :type :ok, :process 0, :f :write, :value :unset, :clock-offsets {"n1" -0.25M, "n2" 1/3}}
+{:jepsen/index 2 :op/type :op.type/invoke, :op/process 1, :op/f :register/read, :op/value nil :when #inst "2026-11-21T15:00:00.000-00:00"}
+^{:line 7} {:index 3 :type :ok :process 1 :f read :value :unset, :id #uuid "f81d4fae-7dec-11d0-a765-00a0c91e6bf6" #_:gone #_(1 2)}
+#:op{:type :invoke :process 2 :f :write :value #{:b :a}}{:type :info :process 2 :f :write :value #{:a :b} :error [:indeterminate, \newline ##NaN]}
+(comment)
+"#;
+    let error = edn(text).unwrap_err();
+    assert!(error.reason.starts_with("an event is a map"), "{error}");
+    assert_eq!(error.line, 9);
+    let history = edn(&text.replace("(comment)\n", "; comment\n")).unwrap();
+    let [write, read, unknown] = &history.operations[..] else { panic!("{history:?}") };
+    assert_eq!((write.called_ns, &write.argument), (2112, &"unset".into()));
+    assert_eq!((read.outcome, &read.result), (Outcome::Ok, &"unset".into()));
+    assert_eq!(unknown.argument, Value::List(["a".into(), "b".into()].into()));
+    assert_eq!(unknown.outcome, Outcome::Unknown);
+
+    let value = |text: &str| {
+        let text = format!("{{:process 0 :type :invoke :f :put :value {text}}}");
+        edn(&text).map(|history| history.operations[0].argument.to_string())
+    };
+    for (text, read) in [
+        ("+5", "5"),
+        ("-7N", "-7"),
+        ("99999999999999999999N", "99999999999999999999"),
+        ("22/7", "22/7"),
+        ("1.50M", "1.50M"),
+        ("6.02e23", "6.02e23"),
+        (":jepsen.nemesis/kill", "jepsen.nemesis/kill"),
+        ("::local", "local"),
+        ("some-ns/sym?", "some-ns/sym?"),
+        ("\\a", "\\a"),
+        ("\\newline", "\\newline"),
+        ("##-Inf", "-Inf"),
+        ("[1 #_2 3 #_ #_ 4 5]", "[1 3]"),
+        ("{:a 1, \"b\" {:c #{}}}", "[[a 1] [b [[c []]]]]"),
+        ("#clj-time/date-time \"2026\"", "2026"),
+        ("\"tab\\there \\u00e9\\\\\"", "tab\there é\\"),
+        ("()", "[]"),
+        ("#jepsen.independent.Tuple[9 true]", "true"),
+    ] {
+        assert_eq!(value(text).as_deref(), Ok(read), "{text}");
+    }
+    for (text, reason) in [
+        ("#{1", "expected '}', found the end"),
+        ("\"no end", "a text has no end"),
+        ("{:a}", "a map has a name without a value"),
+        ("[1)", "expected a value, found ')'"),
+        ("#jepsen.independent.Tuple 5", "a tuple is [key value], not 5"),
+        ("\"\\u12\"", "\\u takes four hexadecimal digits"),
+    ] {
+        let error = value(text).unwrap_err();
+        assert!(error.reason.starts_with(reason), "{text}: {error}");
+    }
+    let error = edn("{:valid? true, :count 5}").unwrap_err();
+    assert_eq!(error.reason, "the event has no process");
+}
+
 #[test]
 fn independent_keys_are_taken_from_values() {
     let text = "{:process 0 :type :invoke :f :read :value [7 nil]}\n{:process 0 :type :ok :f :read :value [7 3]}";

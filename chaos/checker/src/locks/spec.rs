@@ -1,8 +1,10 @@
 //! Locks as a [`Spec`]: the fast way first, then the search.
 
+use std::collections::BTreeSet;
+
 use super::{
     object::{Deed, Object, State},
-    rules::{Rules, Saying},
+    rules::{Release, Rules, Saying},
     special::{self, Quick},
 };
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
     check::Part,
     model::{Role, Spec},
     search::{self, Budget},
+    shrink::name,
 };
 
 /// A lock under some rules, of which no history is known yet.
@@ -81,6 +84,47 @@ impl Spec for Known {
 
     fn by_process(&self) -> bool {
         true
+    }
+
+    /// By process, where only its own operations end a hold and nothing says that others hold.
+    fn pieces(&self, operations: &[&Operation]) -> Vec<Option<i64>> {
+        let rules = self.0.rules();
+        if rules.fenced || rules.release == Release::Any || operations.iter().any(|operation| self.reads(operation)) {
+            return Vec::new();
+        }
+        let deeds = self.0.deeds();
+        let process = |operation: &&Operation| {
+            let at = deeds.binary_search_by_key(&operation.called, |deed| deed.called).ok()?;
+            Some(i64::from(deeds[at].process))
+        };
+        operations.iter().map(process).collect()
+    }
+
+    fn without_others(&self, _: &BTreeSet<i64>) -> Option<Self> {
+        Some(Self(self.0.clone()))
+    }
+
+    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation, _: &[String]) -> Option<String> {
+        let (at, _) = shown.iter().find(|(_, operation)| *operation == culprit)?;
+        let rules = self.0.rules();
+        let says = |operation: &Operation| rules.saying(operation).ok().flatten();
+        let why = match says(culprit)? {
+            Saying::Granted { .. } => {
+                let others = shown.iter().filter(|(other, operation)| {
+                    other != at && matches!(says(operation), Some(Saying::Granted { .. }))
+                });
+                let others: Vec<_> = others.map(|(_, operation)| name(part, operation)).collect();
+                match others.len() {
+                    0 => "it was granted although it could not be".into(),
+                    _ => format!("it was granted, but what else was granted left no room: {}", others.join(", ")),
+                }
+            }
+            Saying::Refused { .. } => "it was refused, but there was room at every moment of it".into(),
+            Saying::Ended { .. } | Saying::Gone { .. } => "what it ended was not held at any moment of it".into(),
+            Saying::Vacant => "it saw nobody lead, but somebody led at every moment of it".into(),
+            Saying::Led { .. } => "whom it saw lead did not lead at any moment of it".into(),
+        };
+        Some(describe(part, *at, &why))
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

@@ -212,6 +212,23 @@ fn agree(name: &str, rules: Rules, rounds: u64) {
     assert!(quick_good > good / 4 && quick_bad > bad / 8, "{name}: the fast way decides: {quick_good}, {quick_bad}");
 }
 
+/// Only locks have steps with several ends: which hold was lost, which token was given.
+#[test]
+fn the_comparison_catches_a_search_that_takes_one_end_of_several() {
+    let rules = Rules::fenced_semaphore(2);
+    let caught = (0..20_000).position(|seed| {
+        let history = random(&mut Rng::with_seed(seed), rules);
+        let part = crate::check::whole(&history);
+        let known = Known(Lock { rules }.object(&part).expect("the model knows all operations"));
+        let budget = Budget::new(&Limits::default());
+        let one_end = || search::search(&known, &part, &budget);
+        let found = search::mistakes::with(Some(search::mistakes::Mistake::OneEnd), false, one_end);
+        (found == Verdict::Linearizable) != brute::linearizable(&known, &history)
+    });
+    println!("caught after {caught:?}");
+    assert!(caught.is_some());
+}
+
 macro_rules! agreement {
     ($($name:ident: $rules:expr;)*) => {$(
         #[test]

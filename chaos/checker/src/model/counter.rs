@@ -2,7 +2,9 @@
 
 use crate::{
     Function, Operation, Value,
+    check::Part,
     model::{Spec, admit_functions},
+    shrink::name,
 };
 
 /// See the module.
@@ -25,6 +27,17 @@ impl Spec for Counter {
 
     fn reads(&self, operation: &Operation) -> bool {
         operation.function == Function::Read || operation.argument == Value::Int(0)
+    }
+
+    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation, _: &[String]) -> Option<String> {
+        let read = name(part, culprit);
+        let adds = shown.iter().filter(|(_, operation)| operation.function == Function::Add).count();
+        (culprit.function == Function::Read).then(|| match adds {
+            0 => format!("{read} has no place: no choice of the additions called before its return makes that sum"),
+            _ => format!(
+                "{read} has no place: no sum with the {adds} additions that are shown in their order makes that"
+            ),
+        })
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

@@ -16,6 +16,7 @@ use crate::{
     check::Part,
     model::{Role, Spec, admit_functions},
     search::{self, Budget},
+    shrink::name,
 };
 
 /// See the module.
@@ -25,7 +26,9 @@ pub struct Directory;
 struct Known {
     /// Numbers that others saw and no creation returned.
     orphans: Vec<i64>,
-    processes: BTreeMap<Value, u32>,
+    processes: Arc<BTreeMap<Value, u32>>,
+    /// The children that are looked at; none: all.
+    only: Option<BTreeSet<i64>>,
 }
 
 /// A directory between two operations.
@@ -89,8 +92,12 @@ impl Known {
                 _ => {}
             }
         }
-        let processes = part.history.processes.iter().cloned().zip(0..).collect();
-        Self { orphans: seen.difference(&made).copied().collect(), processes }
+        let processes = Arc::new(part.history.processes.iter().cloned().zip(0..).collect());
+        Self { orphans: seen.difference(&made).copied().collect(), processes, only: None }
+    }
+
+    fn looked_at(&self, child: i64) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&child))
     }
 
     fn gone(&self, operation: &Operation) -> Option<u32> {
@@ -121,7 +128,8 @@ impl Spec for Known {
                 }
             }
             Function::List => {
-                let same = numbers(&operation.result).is_some_and(|seen| {
+                let same = numbers(&operation.result).is_some_and(|mut seen| {
+                    seen.retain(|child| self.looked_at(*child));
                     seen.len() == state.children.len() && state.children.iter().all(|(child, _)| seen.contains(child))
                 });
                 next.extend(same.then(|| state.clone()));
@@ -146,6 +154,94 @@ impl Spec for Known {
         true
     }
 
+    fn pieces(&self, operations: &[&Operation]) -> Vec<Option<i64>> {
+        let child = |operation: &&Operation| match (operation.function, operation.outcome) {
+            (Function::Create, Outcome::Ok) => number(&operation.result),
+            (Function::Delete, _) => deleted(operation),
+            _ => None,
+        };
+        operations.iter().map(child).collect()
+    }
+
+    fn without_others(&self, kept: &BTreeSet<i64>) -> Option<Self> {
+        let orphans = self.orphans.iter().copied().filter(|orphan| kept.contains(orphan)).collect();
+        Some(Self { orphans, processes: self.processes.clone(), only: Some(kept.clone()) })
+    }
+
+    fn show(&self, state: &State) -> String {
+        let children: Vec<_> = state.children.iter().map(|(child, _)| child.to_string()).collect();
+        format!("[{}]", children.join(" "))
+    }
+
+    fn cause(
+        &self,
+        part: &Part<'_>,
+        shown: &[(u32, &Operation)],
+        culprit: &Operation,
+        states: &[String],
+    ) -> Option<String> {
+        let named = name(part, culprit);
+        let others = || shown.iter().map(|(_, operation)| *operation).filter(|operation| *operation != culprit);
+        let made = |child: i64| {
+            let made = |operation: &&Operation| {
+                operation.function == Function::Create && number(&operation.result) == Some(child)
+            };
+            others().find(made)
+        };
+        let removed = |child: i64| {
+            let removed =
+                |operation: &&Operation| operation.function == Function::Delete && deleted(operation) == Some(child);
+            others().find(removed).or_else(|| others().find(|operation| operation.function == Function::Expire))
+        };
+        let why = match culprit.function {
+            Function::List => {
+                let seen = numbers(&culprit.result)?;
+                let ghost = seen.iter().find_map(|child| {
+                    removed(*child).filter(|by| by.precedes(culprit)).map(|by| (child, name(part, by)))
+                });
+                let missed = others().filter(|operation| operation.function == Function::Create).find_map(|create| {
+                    let child = number(&create.result)?;
+                    (create.precedes(culprit) && !seen.contains(&child) && removed(child).is_none())
+                        .then(|| (child, name(part, create)))
+                });
+                match (ghost, missed) {
+                    (Some((child, by)), _) => format!("it has child {child}, which {by} had removed before"),
+                    (_, Some((child, by))) => {
+                        format!("it lacks child {child}, which {by} had made before and nothing removed")
+                    }
+                    _ => {
+                        let unmade = seen.iter().find(|child| self.looked_at(**child) && made(**child).is_none());
+                        match unmade {
+                            Some(child) => format!("nothing makes child {child} be there at any moment of it"),
+                            None => format!("of the children shown it could find {} only", states.join(" or ")),
+                        }
+                    }
+                }
+            }
+            Function::Create => {
+                let mine = number(&culprit.result)?;
+                let before = others().find(|operation| {
+                    operation.function == Function::Create
+                        && number(&operation.result).is_some_and(|other| other >= mine)
+                });
+                match before {
+                    Some(other) => format!("its number is not above that of {}, which came before", name(part, other)),
+                    None => format!("number {mine} was seen before it can have been given"),
+                }
+            }
+            Function::Delete => {
+                let child = deleted(culprit)?;
+                match (removed(child), made(child)) {
+                    (Some(by), _) => format!("child {child} had been removed by {}", name(part, by)),
+                    (None, Some(by)) => format!("child {child} was not there: {}", name(part, by)),
+                    (None, None) => format!("nobody made child {child}"),
+                }
+            }
+            _ => return None,
+        };
+        Some(format!("{named} has no place: {why}"))
+    }
+
     fn admit(&self, operation: &Operation) -> Result<(), String> {
         Directory.admit(operation)
     }
@@ -159,7 +255,7 @@ impl Spec for Directory {
     }
 
     fn step(&self, state: &State, operation: &Operation, next: &mut Vec<State>) {
-        Known { orphans: Vec::new(), processes: BTreeMap::new() }.step(state, operation, next);
+        Known { orphans: Vec::new(), processes: Arc::default(), only: None }.step(state, operation, next);
     }
 
     fn role(&self, operation: &Operation) -> Role {

@@ -82,25 +82,34 @@ impl Spec for KvRevision {
         }
     }
 
+    fn show(&self, (value, revision, least): &Self::State) -> String {
+        match revision {
+            Some(revision) if value.is_null() => format!("nothing since revision {revision}"),
+            Some(revision) => format!("[{value} {revision}]"),
+            None if value.is_null() => "nothing".into(),
+            None => format!("{value} at a revision from {least} on"),
+        }
+    }
+
     fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
         let accesses = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
-        let reads = |operation: &Operation| operation.function == Function::Get;
-        // To read nothing does not say after which deletion, to delete nothing not where; to read no revision says little.
-        let numbered = |operation: &Operation| match versioned(&operation.result) {
-            Some((value, revision)) => revision.is_some() && !value.is_null(),
-            None => true,
+        // To read a value without its revision says little.
+        let vague = |operation: &Operation| {
+            operation.function == Function::Get && versioned(&operation.result).is_some_and(|(_, at)| at.is_none())
         };
-        let deletes = |operation: &Operation| operation.function == Function::Delete;
-        if accesses.clone().any(|(_, operation)| deletes(operation) || reads(operation) && !numbered(operation)) {
+        if accesses.clone().any(|(_, operation)| vague(operation)) {
             return None;
         }
         let accesses = accesses.map(|(at, operation)| {
-            let access = match operation.function {
-                Function::Get => {
-                    let (value, revision) = versioned(&operation.result).unwrap_or((&Value::Null, None));
-                    Access::Read(value, revision)
-                }
-                _ => Access::Change(&operation.argument, changed_at(operation)),
+            let access = match (operation.function, operation.outcome, changed_at(operation)) {
+                (Function::Get, ..) => match versioned(&operation.result) {
+                    Some((value, Some(revision))) => Access::Read(value, revision),
+                    _ => Access::Nothing { removed: false },
+                },
+                // It does not say where; and if there was something, not at which revision.
+                (Function::Delete, Outcome::Ok, None) => Access::Nothing { removed: true },
+                (Function::Delete, _, revision) => Access::Delete(revision),
+                (_, _, revision) => Access::Put(&operation.argument, revision),
             };
             (at, operation, access)
         });

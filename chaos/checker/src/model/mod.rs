@@ -4,7 +4,6 @@
 //! operation at a time and knows nothing of concurrency. Some models have a special checker beside it, which decides a
 //! history faster than any search ([`Spec::special`]).
 
-mod cas_register;
 mod counter;
 mod directory;
 mod fifo_queue;
@@ -14,7 +13,7 @@ pub(crate) mod list_append;
 mod register;
 mod session;
 
-use std::{fmt, hash::Hash};
+use std::{collections::BTreeSet, fmt, hash::Hash};
 
 use crate::{
     Function, History, Operation, Outcome, Value, Verdict,
@@ -160,8 +159,8 @@ impl Model {
     /// Hands the model's [`Spec`] to `visit`.
     pub fn with<V: Visit>(&self, visit: V) -> V::Out {
         match self {
-            Self::Register { init } => visit.visit(&register::Register { init: init.clone() }),
-            Self::CasRegister { init } => visit.visit(&cas_register::CasRegister { init: init.clone() }),
+            Self::Register { init } => visit.visit(&register::Register { init: init.clone(), cas: false }),
+            Self::CasRegister { init } => visit.visit(&register::Register { init: init.clone(), cas: true }),
             Self::Kv => visit.visit(&kv::Kv),
             Self::KvRevision => visit.visit(&kv_revision::KvRevision),
             Self::ListAppend => visit.visit(&list_append::ListAppend),
@@ -298,9 +297,41 @@ pub trait Spec: Sync {
     }
 
     /// Why `culprit` has no place among `shown`, a minimal set of operations that has no order, in one sentence; if the
-    /// model knows better than to list the states that were possible.
-    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation) -> Option<String> {
-        let _ = (part, shown, culprit);
+    /// model knows better than to list `states`, those in which the others can leave the object.
+    fn cause(
+        &self,
+        part: &Part<'_>,
+        shown: &[(u32, &Operation)],
+        culprit: &Operation,
+        states: &[String],
+    ) -> Option<String> {
+        let _ = (part, shown, culprit, states);
+        None
+    }
+
+    /// The same model where nothing but these operations demands anything, with fewer states that differ.
+    fn narrowed(&self, demanding: &mut dyn Iterator<Item = &Operation>) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        let _ = demanding;
+        None
+    }
+
+    /// Independent pieces of the object (children of a directory, who holds a lock), by operation; none for one that
+    /// concerns them all. Whatever order there is for all operations is, without a piece and its operations, one for the
+    /// model [`Spec::without_others`]. Empty: there are no such pieces.
+    fn pieces(&self, operations: &[&Operation]) -> Vec<Option<i64>> {
+        let _ = operations;
+        Vec::new()
+    }
+
+    /// The model with these pieces only.
+    fn without_others(&self, kept: &BTreeSet<i64>) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        let _ = kept;
         None
     }
 

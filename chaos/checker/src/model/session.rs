@@ -9,8 +9,10 @@
 
 use crate::{
     Function, Operation, Outcome, Value,
+    check::Part,
     history::NO_TIME,
     model::{Role, Spec, admit_functions},
+    shrink::name,
 };
 
 /// See the module.
@@ -86,6 +88,28 @@ impl Spec for Session {
 
     fn by_time(&self) -> bool {
         true
+    }
+
+    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation, _: &[String]) -> Option<String> {
+        let named = name(part, culprit);
+        let ends = |operation: &Operation| matches!(operation.function, Function::Close | Function::Expire);
+        let other = |wanted: &dyn Fn(&Operation) -> bool| {
+            let other = shown.iter().map(|(_, operation)| *operation).find(|other| *other != culprit && wanted(other));
+            other.map(|other| name(part, other))
+        };
+        let opened = other(&|operation| operation.function == Function::Open && operation.precedes(culprit));
+        let ended = other(&|operation| ends(operation) && operation.precedes(culprit));
+        Some(match (culprit.function, ended, opened) {
+            (Function::Open, _, Some(opened)) => format!("{named} has no place: {opened} had begun the session before"),
+            (Function::Open, Some(ended), _) => format!("{named} has no place: {ended} had ended the session before"),
+            (_, Some(ended), _) => format!("{named} has no place: {ended} had ended the session before"),
+            (Function::Expire, None, _) => {
+                let kept = other(&|operation| matches!(operation.function, Function::Open | Function::Renew));
+                let kept = kept.map_or(String::new(), |kept| format!(": less than its time to live after {kept}"));
+                format!("{named} has no place: the session was not open, or ended too early{kept}")
+            }
+            _ => format!("{named} has no place: the session was not open at any moment of it"),
+        })
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

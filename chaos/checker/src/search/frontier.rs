@@ -1,6 +1,10 @@
 //! Where the search can stand at one moment: a set of configurations, none of which can do all that another can.
 
-use super::{space::QuickMap, uses::Uses};
+use super::{
+    mistakes::{Mistake, made},
+    space::QuickMap,
+    uses::Uses,
+};
 
 /// A state, and which of the operations under way have already taken effect.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -92,7 +96,13 @@ impl<const W: usize> Frontier<W> {
 
     /// Adds a configuration unless it is needless. Those before `fixed` stay as they are. `reads`: slots of reads.
     pub fn insert(&mut self, config: Config<W>, fixed: usize, reads: &Bits<W>, uses: &Uses) {
-        let kind = (config.state, config.done.minus(reads));
+        let state = if made(Mistake::StateForgotten) { 0 } else { config.state };
+        let done = if made(Mistake::DoneForgotten) { Bits::NONE } else { config.done.minus(reads) };
+        let kind = (state, done);
+        let covers = |one: &Config<W>, other: &Config<W>| {
+            (one.done.within(&other.done) || made(Mistake::DoneForgotten))
+                && (uses.within(other.used, one.used) || made(Mistake::UsedForgotten))
+        };
         let head = self.heads.get(&kind).copied().unwrap_or(LAST);
         let mut at = head;
         for _ in 0..COMPARED_MAX {
@@ -100,10 +110,10 @@ impl<const W: usize> Frontier<W> {
                 break;
             }
             let (other, next) = self.configs[at as usize];
-            if config.done.within(&other.done) && uses.within(other.used, config.used) {
+            if covers(&config, &other) {
                 return;
             }
-            if at as usize >= fixed && other.done.within(&config.done) && uses.within(config.used, other.used) {
+            if at as usize >= fixed && covers(&other, &config) {
                 self.configs[at as usize].0 = config;
                 return;
             }

@@ -2,6 +2,7 @@
 
 mod budget;
 mod frontier;
+pub(crate) mod mistakes;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+use super::mistakes::{Mistake, made, tight};
 use crate::{
     Function, Operation, Outcome, Value,
     model::{Role, Spec},
@@ -184,6 +185,7 @@ impl<'a> Space<'a> {
                 (false, false) => 0,
             };
             let Operation { function, outcome, argument, result, .. } = operation;
+            let result = if made(Mistake::ResultForgotten) { &Value::Null } else { result };
             let likeness = Likeness { function: *function, outcome: *outcome, argument, result, who };
             *likenesses.entry(likeness).or_insert_with(|| {
                 classes.push(operation);
@@ -212,7 +214,7 @@ impl<'a> Space<'a> {
     }
 
     fn tabled(&self) -> bool {
-        self.reads.len() <= TABLE_CLASSES_MAX
+        self.reads.len() <= TABLE_CLASSES_MAX && !tight()
     }
 
     fn make_room(&mut self) {
@@ -256,6 +258,9 @@ impl<'a> Space<'a> {
         self.make_room();
         ids.sort_unstable();
         ids.dedup();
+        if made(Mistake::OneEnd) {
+            ids.truncate(1);
+        }
         let end = match ids[..] {
             [] => NOWHERE,
             [one] => one,

@@ -16,6 +16,7 @@
 use super::{
     budget::Budget,
     frontier::{Bits, Config, Frontier},
+    mistakes::{Mistake, made, tight},
     space::{Entry, QuickMap, Space},
     uses::Uses,
 };
@@ -54,14 +55,18 @@ const WIDTHS: &[Width] = &[
     Width { configs: usize::MAX, lazy: false },
 ];
 
+/// So low that small histories reach them.
+const TIGHT_WIDTHS: &[Width] =
+    &[Width { configs: 1, lazy: true }, Width { configs: 2, lazy: false }, Width { configs: usize::MAX, lazy: false }];
+
 /// See [`Width`].
 const TRIED: usize = 64;
 /// Configurations tried between two looks at the clock.
 const TRIES_PER_LOOK: u32 = 4096;
 /// Bytes of states and sets after which those no longer needed are forgotten.
 const SWEEP_BYTES: u64 = 16 << 20;
-/// Most operations under way at a time.
-pub const PENDING_MAX: u32 = 2048;
+/// Most operations under way at a time. A configuration has a bit for each, so the widest has 4 KiB.
+pub const PENDING_MAX: u32 = 1 << 15;
 
 /// See [`Entry::free`].
 const UNCOUNTED: u32 = u32::MAX;
@@ -137,7 +142,8 @@ pub fn walk<'a, S: Spec>(spec: &'a S, entries: &'a [Entry<'a>], budget: &'a Budg
     match slots {
         0..=64 => Walk::<1>::new(space, order, budget).run(),
         65..=256 => Walk::<4>::new(space, order, budget).run(),
-        257..=PENDING_MAX => Walk::<32>::new(space, order, budget).run(),
+        257..=2048 => Walk::<32>::new(space, order, budget).run(),
+        2049..=PENDING_MAX => Walk::<512>::new(space, order, budget).run(),
         _ => End::Limit(format!("{slots} operations on one object are under way at a time, more than {PENDING_MAX}")),
     }
 }
@@ -173,7 +179,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         let mut start =
             Moment { event: 0, configs: vec![init], groups: Vec::new(), free: Vec::new(), reads: Bits::NONE };
         let mut end = End::Fits;
-        for width in WIDTHS {
+        for width in if tight() { TIGHT_WIDTHS } else { WIDTHS } {
             match self.pass(start, *width) {
                 (ended, None) => {
                     end = ended;
@@ -205,7 +211,7 @@ impl<'a, const W: usize> Walk<'a, W> {
                 left_out = Some(Moment { configs: before.clone(), ..moment.clone() });
             }
             if moment.configs.is_empty() {
-                if left_out.is_some() {
+                if left_out.is_some() && !made(Mistake::NarrowIsEnough) {
                     return (End::Fits, left_out);
                 }
                 let mut states: Vec<u32> = before.iter().flatten().map(|config| config.state).collect();
@@ -242,7 +248,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         let waiting = &mut moment.groups[at].waiting;
         let place = waiting.partition_point(|(other, _)| *other < returned);
         waiting.insert(place, (returned, slot));
-        if read {
+        if read && !made(Mistake::ReadMissed) {
             moment.reads = moment.reads.with(slot);
             for config in &mut moment.configs {
                 if self.space.possible(config.state, class) {
@@ -253,6 +259,9 @@ impl<'a, const W: usize> Walk<'a, W> {
     }
 
     fn retire(&mut self, moment: &mut Moment<W>, entry: usize) {
+        if made(Mistake::NotRetired) {
+            return;
+        }
         let (class, slot) = (self.class_of[entry], self.slot_of[entry]);
         let at = moment.groups.iter().position(|group| group.class == class).expect("it was called");
         moment.groups[at].waiting.retain(|(_, other)| *other != slot);
@@ -268,7 +277,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         self.next.clear();
         self.seen.clear();
         for config in &moment.configs {
-            if config.done.has(slot) {
+            if config.done.has(slot) || made(Mistake::ReturnIgnored) {
                 let config = Config { done: config.done.without(slot), ..*config };
                 self.next.insert(config, 0, &moment.reads, &self.uses);
             } else {
@@ -279,7 +288,7 @@ impl<'a, const W: usize> Walk<'a, W> {
         if self.seen.len() > 0 {
             let starts = self.seen.len();
             complete &= self.spread(moment, slot, false, width)?;
-            if !moment.free.is_empty() {
+            if !moment.free.is_empty() && !made(Mistake::UnknownNever) {
                 if width.lazy && self.next.len() > 0 {
                     complete = false;
                 } else {
@@ -317,7 +326,9 @@ impl<'a, const W: usize> Walk<'a, W> {
                 self.look(0)?;
             }
             for group in &moment.groups {
-                let Some((_, first)) = group.waiting.iter().find(|(_, slot)| !config.done.has(*slot)) else { continue };
+                let mut waiting = group.waiting.iter().filter(|(_, slot)| !config.done.has(*slot));
+                let first = if made(Mistake::LastFirst) { waiting.next_back() } else { waiting.next() };
+                let Some((_, first)) = first else { continue };
                 // Reads that fit are done already.
                 if !group.read {
                     self.step(moment, config, group.class, config.done.with(*first), config.used, slot, at);
@@ -327,7 +338,8 @@ impl<'a, const W: usize> Walk<'a, W> {
                 for (class, count) in &moment.free {
                     if *count == UNCOUNTED {
                         self.step(moment, config, *class, config.done, config.used, slot, at);
-                    } else if self.uses.count(config.used, *class) < *count {
+                    } else if self.uses.count(config.used, *class) < *count + u32::from(made(Mistake::UnknownOnceMore))
+                    {
                         let used = self.uses.with(config.used, *class);
                         self.step(moment, config, *class, config.done, used, slot, at);
                     }
@@ -364,7 +376,7 @@ impl<'a, const W: usize> Walk<'a, W> {
                 continue;
             }
             let mut done = done;
-            if state != config.state {
+            if state != config.state && !made(Mistake::ReadMissedLater) {
                 for group in moment.groups.iter().filter(|group| group.read) {
                     if self.space.possible(state, group.class) {
                         group.waiting.iter().for_each(|(_, slot)| done = done.with(*slot));
@@ -398,7 +410,8 @@ impl<'a, const W: usize> Walk<'a, W> {
             let held = moment.configs.capacity() + left_out.as_ref().map_or(0, |moment| moment.configs.capacity());
             self.look((held * size_of::<Config<W>>()) as u64)?;
         }
-        if self.space.bytes() + self.uses.bytes() < SWEEP_BYTES || !self.returns.is_multiple_of(256) {
+        let due = self.space.bytes() + self.uses.bytes() >= SWEEP_BYTES && self.returns.is_multiple_of(256);
+        if !due && !tight() {
             return Ok(());
         }
         let mut left_out = left_out;
@@ -411,11 +424,14 @@ impl<'a, const W: usize> Walk<'a, W> {
                 keep.len() as u32 - 1
             });
         }
+        if made(Mistake::SweepMixesStates) {
+            keep.reverse();
+        }
         self.space.sweep(&keep);
         let all = moment.configs.iter_mut().chain(left_out.iter_mut().flat_map(|moment| moment.configs.iter_mut()));
         let mut sets: Vec<&mut u32> = all.map(|config| &mut config.used).collect();
         let common = self.uses.sweep(&mut sets);
-        for (class, less) in common {
+        for (class, less) in if made(Mistake::SweepForgetsUses) { Vec::new() } else { common } {
             for free in [Some(&mut moment.free), left_out.as_mut().map(|moment| &mut moment.free)].into_iter().flatten()
             {
                 free.iter_mut().filter(|(free, _)| *free == class).for_each(|(_, count)| *count -= less);

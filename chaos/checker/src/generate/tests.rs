@@ -95,6 +95,12 @@ fn mutated_histories_are_bad_and_brute_force_agrees() {
                 bad += u32::from(!possible);
                 let verdict = judge(&history, &model);
                 assert_eq!(possible, verdict == Verdict::Linearizable, "{} {model} {seed}: {history:#?}", kind.name);
+                if let Verdict::NotLinearizable(why) = verdict {
+                    let shown = why.operations.iter().map(|at| history.operations[*at as usize].clone()).collect();
+                    let shown = History { operations: shown, ..history.clone() };
+                    assert!(!self::possible(&shown, &model), "{} {model} {seed}: {why:?} {history:#?}", kind.name);
+                    assert!(why.operations.contains(&why.culprit), "{} {model} {seed}: {why:?}", kind.name);
+                }
             }
             assert!(tried > 0, "{} finds no place in small histories of {model}", kind.name);
             assert_eq!(bad, tried, "{} of {model} spoils every time", kind.name);

@@ -185,6 +185,11 @@ fn agree(name: &str, rules: Rules, rounds: u64) {
         let right = brute::linearizable(&known, &history);
         let found = search::search(&known, &part, &budget);
         assert_eq!(right, found == Verdict::Linearizable, "{name}, seed {seed}, search: {history:#?}");
+        if let Verdict::NotLinearizable(why) = &found {
+            let shown = why.operations.iter().map(|at| history.operations[*at as usize].clone()).collect();
+            let shown = History { operations: shown, ..history.clone() };
+            assert!(!brute::linearizable(&known, &shown), "{name}, seed {seed}: {why:?}: {history:#?}");
+        }
         match quick {
             Quick::Good => assert!(right, "{name}, seed {seed}: the fast way says good: {history:#?}"),
             Quick::Bad(_, _, ref why) => {

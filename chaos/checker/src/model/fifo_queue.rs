@@ -2,13 +2,17 @@
 //!
 //! A `dequeue` that returns null, or fails without an error, says that the queue was empty at some moment of the attempt.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     Function, Operation, Outcome, Value, Verdict,
     check::Part,
     model::{Role, Spec, admit_functions},
     search::Budget,
+    shrink::name,
     special::queues,
 };
 
@@ -64,6 +68,40 @@ impl Spec for FifoQueue {
     fn special(&self, part: &Part<'_>, _: &Budget) -> Option<Verdict> {
         let operations = part.operations().filter(|(_, operation)| self.role(operation) != Role::Nothing);
         queues::verdict(part, operations, found_empty)
+    }
+
+    /// By value: what a queue does with some values is what one does that never had the others.
+    fn pieces(&self, operations: &[&Operation]) -> Vec<Option<i64>> {
+        let mut numbers: HashMap<Value, i64> = HashMap::new();
+        let mut number = |value: &Value| {
+            let next = numbers.len() as i64;
+            *numbers.entry(value.clone()).or_insert(next)
+        };
+        let piece = |operation: &&Operation| match operation.function {
+            Function::Enqueue => Some(number(&operation.argument)),
+            _ => (operation.outcome == Outcome::Ok && !found_empty(operation)).then(|| number(&operation.result)),
+        };
+        operations.iter().map(piece).collect()
+    }
+
+    fn without_others(&self, _: &BTreeSet<i64>) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation, _: &[String]) -> Option<String> {
+        let named = name(part, culprit);
+        let others: Vec<_> =
+            shown.iter().filter(|(_, other)| *other != culprit).map(|(_, other)| name(part, other)).collect();
+        Some(match (culprit.function, others.is_empty()) {
+            (Function::Enqueue, _) => format!("{named} has no place: its value was taken before"),
+            (_, true) => format!("{named}: nobody put that"),
+            (_, false) if found_empty(culprit) => {
+                format!("{named} found nothing, but the queue cannot have been empty: {}", others.join(", "))
+            }
+            _ => {
+                format!("{named} has no place: its value was not the oldest at any moment of it: {}", others.join(", "))
+            }
+        })
     }
 
     fn state_bytes(&self, state: &Self::State) -> usize {

@@ -165,8 +165,21 @@ impl Spec for Known {
     }
 
     fn cause(&self, part: &Part<'_>, shown: &[(u32, &Operation)], culprit: &Operation, _: &[String]) -> Option<String> {
-        let alone = shown.len() == 1 && culprit.function == Function::Get;
-        alone.then(|| format!("{}: no puts and appends make that", name(part, culprit)))
+        let named = name(part, culprit);
+        let others: Vec<_> =
+            shown.iter().filter(|(_, other)| *other != culprit).map(|(_, other)| name(part, other)).collect();
+        Some(match (culprit.function, others.is_empty()) {
+            (Function::Get, true) => {
+                format!("{named}: no puts, appends and deletions called before its return make that")
+            }
+            (Function::Get, false) => {
+                format!(
+                    "{named} has no place: that was not there at any moment of it, as shown by {}",
+                    others.join(", ")
+                )
+            }
+            _ => format!("{named} has no place: what is there at any moment of it cannot be appended to"),
+        })
     }
 
     fn admit(&self, operation: &Operation) -> Result<(), String> {

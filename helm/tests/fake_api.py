@@ -94,6 +94,7 @@ class FakeApi:
         self.tokens: dict[str, str] = {}  # of service accounts: token to namespace/name
         self.log: list[str] = []  # every change, "verb Kind/name"
         self.logs: dict[str, str] = {}  # what pods said
+        self.gone = lambda item: None  # called with what was deleted
         self.failures: list[str] = []  # of `run`
         self.revision = 0
         self.events: list[tuple[int, str, dict]] = []
@@ -225,7 +226,8 @@ class FakeApi:
                 raise Refused(404, "NotFound", f"{KINDS[kind][1]} \"{name}\" not found")
             self.log.append(f"delete {kind}/{name}")
             self.store(kind, namespace, name, dict(item, metadata=dict(item["metadata"])), "DELETED")
-            return item
+        self.gone(item)
+        return item
 
     def may(self, token: str, verb: str, kind: str, namespace: str, name: str | None):
         """Roles of service accounts; the administrator may everything, strangers nothing."""

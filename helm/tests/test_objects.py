@@ -188,6 +188,15 @@ def test_the_configuration_has_only_keys_that_the_server_knows(name):
         assert set(config.get(section, {})) <= struct_fields(section.capitalize())
 
 
+@EACH
+def test_the_configuration_says_what_the_values_do(name):
+    config = configuration(RENDERED[name])
+    for section, wanted in ACCEPTED[name].get("config", {}).items():
+        said = config[section]
+        # 20 must not become 20.0, which the server would refuse.
+        assert repr({key: said[key] for key in wanted} if isinstance(wanted, dict) else said) == repr(wanted)
+
+
 # Keys that a server of this checkout may not have yet; empty once it has.
 LANDING = {"listen_peer", "tls", "auth"} - struct_fields("Config")
 
@@ -388,8 +397,10 @@ def test_the_certificate_has_every_name_it_needs(name):
     urls = env["CONCLAVE_ENDPOINTS"].split(",")
     urls += [e["value"] for key, t in pod_templates(objects).items() if key.startswith("Pod/") for e in t["spec"]["containers"][0]["env"] if e["name"] == "CONCLAVE_ENDPOINTS"]
     for url in ",".join(urls).split(","):
-        host = re.fullmatch(r"https://([^:]+):\d+", url)[1]
+        host, port = re.fullmatch(r"https://([^:]+):(\d+)", url).groups()
         assert host in names
+        service = host.startswith(f"{objects.one('StatefulSet')['metadata']['name']}.")
+        assert int(port) == (values.get("service", {}).get("port", 7401) if service else 7401)
     assert set(values.get("tls", {}).get("extraNames", [])) <= names
 
 

@@ -15,7 +15,7 @@
 //! assert_eq!(judgement.verdict, Verdict::Linearizable);
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Function, History, NEVER, NO_TIME, Operation, Outcome, Value};
 
@@ -25,6 +25,8 @@ pub struct Recorder {
     history: History,
     processes: HashMap<Value, u32>,
     keys: HashMap<Value, u32>,
+    /// Processes with a call under way.
+    busy: HashSet<u32>,
 }
 
 /// A call that was told of. Without a return it stays of unknown outcome.
@@ -45,8 +47,12 @@ fn id(ids: &mut HashMap<Value, u32>, names: &mut Vec<Value>, name: Value) -> u32
 }
 
 impl Recorder {
-    /// A process calls; the key names the object. It may have several calls under way only under different names.
-    /// `at_ns`: [`NO_TIME`] where there is none.
+    /// A process calls; the key names the object. `at_ns`: nanoseconds, or [`NO_TIME`].
+    ///
+    /// A process does one thing at a time. After a call that never returned, its client goes on under a new name.
+    ///
+    /// # Panics
+    /// If the process has a call under way.
     pub fn call(
         &mut self,
         process: impl Into<Value>,
@@ -57,8 +63,10 @@ impl Recorder {
     ) -> Call {
         let history = &mut self.history;
         let at = history.operations.len() as u32;
+        let process = id(&mut self.processes, &mut history.processes, process.into());
+        assert!(self.busy.insert(process), "{} has a call under way", history.processes[process as usize]);
         history.operations.push(Operation {
-            process: id(&mut self.processes, &mut history.processes, process.into()),
+            process,
             key: id(&mut self.keys, &mut history.keys, key.into()),
             function,
             outcome: Outcome::Unknown,
@@ -92,6 +100,7 @@ impl Recorder {
     fn end(&mut self, call: Call, outcome: Outcome, result: Value, at_ns: i64) {
         let operation = &mut self.history.operations[call.0 as usize];
         assert!(operation.returned == NEVER, "an operation returns once");
+        self.busy.remove(&operation.process);
         (operation.outcome, operation.result) = (outcome, result);
         (operation.returned, operation.returned_ns) = (self.history.events, at_ns);
         self.history.events += 1;

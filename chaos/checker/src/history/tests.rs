@@ -297,6 +297,33 @@ fn chunks_meet_without_a_seam() {
     assert_eq!(error.line, 2 * operations as u32 + 1);
 }
 
+/// What is told as it happens is what would be read of a file.
+#[test]
+fn what_is_recorded_is_what_is_read() {
+    let text = r#"
+{"process":"a","type":"invoke","f":"acquire","key":"l","time":1}
+{"process":"b","type":"invoke","f":"acquire","key":"l","time":2}
+{"process":"a","type":"ok","f":"acquire","key":"l","value":7,"time":3}
+{"process":"c","type":"invoke","f":"try_acquire","key":"l","time":4}
+{"process":"c","type":"fail","f":"try_acquire","key":"l","error":"held","time":5}
+"#;
+    let mut seen = Recorder::default();
+    let one = seen.call("a", "l", Function::Acquire, (), 1);
+    seen.call("b", "l", Function::Acquire, (), 2);
+    seen.ok(one, 7, 3);
+    let refused = seen.call("c", "l", Function::TryAcquire, (), 4);
+    seen.fail(refused, "held", 5);
+    assert_eq!(seen.finish(), json(text).unwrap());
+}
+
+#[test]
+#[should_panic(expected = "a has a call under way")]
+fn a_process_does_one_thing_at_a_time() {
+    let mut seen = Recorder::default();
+    seen.call("a", "l", Function::Acquire, (), 1);
+    seen.call("a", "l", Function::Acquire, (), 2);
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -6,11 +6,12 @@ use conclave_proto::{
     Index, Revision, ServerId, SessionId, Term,
     v1::{self, admin_client::AdminClient},
 };
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use crate::{
     Effect, Error, ErrorKind, Result,
     client::{ClientInner, Repeat, from_status},
+    link::Link,
 };
 
 /// A server's part in Raft.
@@ -97,6 +98,10 @@ pub struct ServerStatus {
     pub fence_epoch: u64,
     /// On the leader: how far each member has come.
     pub progress: Vec<Progress>,
+    /// Its connections with its peers are encrypted.
+    pub peers_encrypted: bool,
+    /// Whom it takes the asker for: a certificate's or a token's name, or `anonymous`.
+    pub caller: String,
 }
 
 /// What one endpoint answered.
@@ -104,6 +109,8 @@ pub struct ServerStatus {
 pub struct EndpointStatus {
     /// The endpoint, as configured.
     pub endpoint: String,
+    /// The connection to it speaks TLS.
+    pub encrypted: bool,
     /// What it said, or why it did not.
     pub status: Result<ServerStatus>,
 }
@@ -149,7 +156,7 @@ impl Admin {
                 Ok(Err(status)) => Err(from_status(&status, &endpoint).with_effect(Effect::None)),
                 Err(_) => Err(Error::new(ErrorKind::Timeout, format!("{endpoint}: no answer in time")).with_retry()),
             };
-            EndpointStatus { endpoint, status }
+            EndpointStatus { endpoint, encrypted: endpoints.is_encrypted(at), status }
         };
         futures_util::future::join_all((0..endpoints.len()).map(ask)).await
     }
@@ -248,7 +255,7 @@ impl Admin {
         self.change(|mut admin| async move { admin.transfer_leadership(request).await }).await
     }
 
-    async fn change<F>(&self, send: impl Fn(AdminClient<Channel>) -> F) -> Result<String>
+    async fn change<F>(&self, send: impl Fn(AdminClient<Link>) -> F) -> Result<String>
     where
         F: Future<Output = Result<Response<v1::AdminReply>, Status>>,
     {
@@ -317,6 +324,8 @@ impl From<v1::StatusReply> for ServerStatus {
                 })
                 .collect(),
             diverged: status.diverged,
+            peers_encrypted: status.peers_encrypted,
+            caller: status.caller,
             fence_epoch: status.fence_epoch,
             progress: status
                 .progress

@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use conclave_proto::v1::{self, admin_client::AdminClient, store_client::StoreClient};
 use tokio::time::Instant;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use crate::{
     Admin, CreateRequest, Credentials, DeleteRequest, Effect, Error, ErrorKind, GetRequest, HistoryRequest, IntoConfig,
@@ -14,6 +14,7 @@ use crate::{
     config::MESSAGE_BYTES_MAX,
     endpoints::{Endpoints, describe, never_sent},
     env::Env,
+    link::Link,
     requests::Via,
     session::Network,
 };
@@ -48,7 +49,7 @@ pub(crate) enum Repeat {
 
 impl ClientInner {
     /// Sends a call to one server after the other, until one answers, a failure is final, or the time is up.
-    pub(crate) async fn call<T, F>(&self, repeat: Repeat, send: impl Fn(Channel) -> F) -> Result<T>
+    pub(crate) async fn call<T, F>(&self, repeat: Repeat, send: impl Fn(Link) -> F) -> Result<T>
     where
         F: Future<Output = Result<Result<T, v1::Error>, Status>>,
     {

@@ -1,10 +1,14 @@
 //! What a client is told before it starts.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use conclave_tls::{Files, Identity, Pair, bare_host};
 use tonic::transport::Uri;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    link::{Token, is_loopback},
+};
 
 /// Time allowed for a TCP connection, at the most; short TTLs shorten it.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
@@ -27,11 +31,15 @@ pub struct Config {
     pub(crate) start_at: Option<usize>,
     pub(crate) watch_buffer_bytes: usize,
     pub(crate) calls_max: usize,
+    ca: Option<PathBuf>,
+    pair: Option<Pair>,
+    token_file: Option<PathBuf>,
 }
 
 impl Config {
-    /// Servers to talk to, as `http://host:port` (`host:port` will do). One that answers is enough; name all, so that
-    /// the loss of any is no trouble.
+    /// Servers to talk to, as `https://host:port`, or `http://host:port` for plain text. `host:port` will do: that is
+    /// https where a [CA](Config::with_ca) is given. One that answers is enough; name all, so that the loss of any is no
+    /// trouble.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -41,7 +49,40 @@ impl Config {
             start_at: None,
             watch_buffer_bytes: WATCH_BUFFER_BYTES_DEFAULT,
             calls_max: CALLS_MAX_DEFAULT,
+            ca: None,
+            pair: None,
+            token_file: None,
         }
+    }
+
+    /// The same options for other servers.
+    #[must_use]
+    pub fn with_endpoints<E: Into<String>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The CA's certificates (PEM) that servers' certificates must be signed by; what TLS needs. This file, and those of
+    /// [`Config::with_certificate`], are read again for each new connection: they can change without a restart.
+    #[must_use]
+    pub fn with_ca(mut self, ca: impl Into<PathBuf>) -> Self {
+        self.ca = Some(ca.into());
+        self
+    }
+
+    /// The certificate (PEM, with those between it and the CA's) and private key by which servers know this client.
+    #[must_use]
+    pub fn with_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.pair = Some(Pair { cert: cert.into(), key: key.into() });
+        self
+    }
+
+    /// A file with the token by which servers know this client. Read again every 10 s while it is used. Sent over TLS and
+    /// to this machine's own addresses only.
+    #[must_use]
+    pub fn with_token_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(file.into());
+        self
     }
 
     /// Time allowed for a TCP connection before the next server is tried. 1 ms to 60 s; default 1 s.
@@ -100,18 +141,39 @@ impl Config {
         let mut uris = Vec::new();
         for text in &mut self.endpoints {
             let trimmed = text.trim();
-            let full = if trimmed.contains("://") { trimmed.to_owned() } else { format!("http://{trimmed}") };
-            match full.parse::<Uri>() {
-                Ok(uri) if uri.scheme_str() == Some("http") && uri.port_u16().is_some() && uri.path() == "/" => {
-                    uris.push(uri);
-                }
-                Ok(uri) if uri.scheme_str() == Some("https") => {
-                    return bad(format!("endpoint {text:?}: TLS is not supported yet, write http://"));
-                }
-                _ => return bad(format!("endpoint {text:?} is not host:port or http://host:port")),
+            let scheme = if self.ca.is_some() { "https" } else { "http" };
+            let full = if trimmed.contains("://") { trimmed.to_owned() } else { format!("{scheme}://{trimmed}") };
+            let uri = full.parse::<Uri>().ok().filter(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.port_u16().is_some() && uri.path() == "/"
+            });
+            let Some(uri) = uri else {
+                return bad(format!("endpoint {text:?} is not host:port, https://host:port or http://host:port"));
+            };
+            let encrypted = uri.scheme_str() == Some("https");
+            if encrypted && self.ca.is_none() {
+                return bad(format!(
+                    "endpoint {text:?} speaks TLS: name the CA that signed the servers' certificates (--ca, CONCLAVE_CA)"
+                ));
             }
+            if !encrypted && self.token_file.is_some() && !is_loopback(bare_host(&uri)) {
+                return bad(format!(
+                    "endpoint {text:?}: a token is not sent over plain text to another machine, write https://"
+                ));
+            }
+            uris.push(uri);
             *text = full;
         }
+        let identity = match (&self.ca, &self.pair) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                return bad("a certificate is shown over TLS only: name the CA, too (--ca, CONCLAVE_CA)".to_owned());
+            }
+            (Some(ca), pair) => match Identity::load(Files { ca: ca.clone(), pair: pair.clone() }) {
+                Ok(identity) => Some(identity),
+                Err(error) => return bad(error.to_string()),
+            },
+        };
+        let token = self.token_file.clone().map(Token::load).transpose()?;
         for (name, value, max) in [
             ("connect_timeout", self.connect_timeout, Duration::from_secs(60)),
             ("request_timeout", self.request_timeout, Duration::from_secs(3600)),
@@ -126,7 +188,7 @@ impl Config {
         if !(1..=1_000_000).contains(&self.calls_max) {
             return bad(format!("calls_max is {}, it must be from 1 to 1000000", self.calls_max));
         }
-        Ok(CheckedConfig { config: self, uris })
+        Ok(CheckedConfig { config: self, uris, identity, token })
     }
 }
 
@@ -135,6 +197,9 @@ impl Config {
 pub struct CheckedConfig {
     pub(crate) config: Config,
     pub(crate) uris: Vec<Uri>,
+    /// For those of them that speak TLS.
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) token: Option<Arc<Token>>,
 }
 
 /// Makes options out of what the caller has: a list of endpoints, or options checked before.
@@ -192,11 +257,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let cases: [(Config, &str); 8] = [
+        let cases: [(Config, &str); 13] = [
             (Config::new(Vec::<String>::new()), "no endpoints"),
             (Config::new(["localhost"]), "\"localhost\" is not host:port"),
             (Config::new(["http://a:1/x"]), "is not host:port"),
-            (Config::new(["https://a:1"]), "TLS is not supported yet"),
+            (Config::new(["ftp://a:1"]), "is not host:port, https://host:port"),
+            (Config::new(["https://a:1"]), "name the CA that signed the servers' certificates"),
+            (Config::new(["a:1"]).with_certificate("c", "k"), "name the CA, too"),
+            (Config::new(["a:1"]).with_ca("/no/ca.crt"), "cannot read the CA /no/ca.crt"),
+            (Config::new(["localhost:1", "b:1"]).with_token_file("t"), "\"b:1\": a token is not sent over plain text"),
+            (Config::new(["localhost:1"]).with_token_file("/no/token"), "cannot read the token /no/token"),
             (
                 Config::new(["a:1"]).with_connect_timeout(Duration::ZERO),
                 "connect_timeout is 0ns, it must be from 1ms to 60s",

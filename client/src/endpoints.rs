@@ -2,18 +2,26 @@
 
 use std::{
     error::Error as _,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use conclave_proto::v1::{self, admin_client::AdminClient};
+use conclave_tls::Dial;
 use parking_lot::Mutex;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::{CheckedConfig, Config, Error, env::unavailable};
+use crate::{
+    CheckedConfig, Config, Error,
+    env::unavailable,
+    link::{Link, Token},
+};
 
 /// Receive windows. One reader task empties each stream at once, so these only bound what is on its way.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -26,6 +34,8 @@ const LEADER_PATIENCE: Duration = Duration::from_millis(500);
 struct Slot {
     name: String,
     endpoint: Endpoint,
+    /// None where it speaks plain text.
+    dial: Option<Dial>,
     channel: Mutex<Option<Channel>>,
     generation: AtomicUsize,
 }
@@ -33,18 +43,20 @@ struct Slot {
 pub(crate) struct Endpoints {
     slots: Vec<Slot>,
     pub(crate) config: Config,
+    token: Option<Arc<Token>>,
     /// Where calls without a session go first.
     cursor: AtomicUsize,
 }
 
 impl Endpoints {
     pub(crate) fn new(checked: CheckedConfig) -> Self {
-        let CheckedConfig { config, uris } = checked;
+        let CheckedConfig { config, uris, identity, token } = checked;
         let slots: Vec<_> = uris
             .into_iter()
             .zip(&config.endpoints)
             .map(|(uri, name)| Slot {
                 name: name.clone(),
+                dial: identity.clone().filter(|_| uri.scheme_str() == Some("https")).map(Dial),
                 endpoint: Endpoint::from(uri)
                     .connect_timeout(config.connect_timeout)
                     .tcp_nodelay(true)
@@ -57,7 +69,7 @@ impl Endpoints {
             })
             .collect();
         let start = config.start_at.unwrap_or_else(random) % slots.len();
-        Self { slots, config, cursor: AtomicUsize::new(start) }
+        Self { slots, config, token, cursor: AtomicUsize::new(start) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,12 +84,20 @@ impl Endpoints {
         self.slots.iter().map(|slot| slot.name.clone()).collect()
     }
 
+    /// Whether nobody on the way to it can read or change what is said.
+    pub(crate) fn is_encrypted(&self, at: usize) -> bool {
+        self.slots[at].dial.is_some()
+    }
+
     /// The connection to an endpoint, made when it is first used; and which it is, for [`Endpoints::discard`].
-    pub(crate) fn channel(&self, at: usize) -> (usize, Channel) {
+    pub(crate) fn channel(&self, at: usize) -> (usize, Link) {
         let slot = &self.slots[at];
         let mut channel = slot.channel.lock();
-        let channel = channel.get_or_insert_with(|| slot.endpoint.connect_lazy());
-        (slot.generation.load(Ordering::Relaxed), channel.clone())
+        let channel = channel.get_or_insert_with(|| match &slot.dial {
+            Some(dial) => slot.endpoint.connect_with_connector_lazy(dial.clone()),
+            None => slot.endpoint.connect_lazy(),
+        });
+        (slot.generation.load(Ordering::Relaxed), Link::new(channel.clone(), self.token.clone()))
     }
 
     /// A connection that does not answer is not used for anything new.

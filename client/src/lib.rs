@@ -53,6 +53,7 @@ mod endpoints;
 mod env;
 mod error;
 pub mod fence;
+mod link;
 mod model;
 mod recipes;
 mod requests;

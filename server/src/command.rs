@@ -1,20 +1,34 @@
 //! The command `conclaved`: flags, logging, signals.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use conclave_faults::point;
-use tokio::signal::unix::{SignalKind, signal};
+use conclave_tls::{First, Identity};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     config::{Config, ConfigError, Flag, LogFormat},
     run::{RunError, Sockets, run},
+    tls::Wire,
 };
 
 /// The configuration cannot be used.
 const EXIT_CONFIG: u8 = 78;
 /// The server could not start or go on.
 const EXIT_FAILED: u8 = 1;
+
+/// `healthcheck` waits so long for an answer.
+const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server of a Conclave cluster.
 ///
@@ -41,7 +55,7 @@ struct Settings {
     /// The configuration, in TOML.
     #[arg(long, global = true, env = "CONCLAVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// This server's number in its cluster, from 1.
+    /// This server's number in its cluster, from 1; from-hostname: the number at the end of the machine's name, and 1.
     #[arg(long, global = true, value_name = "N")]
     id: Option<String>,
     /// The cluster's name; disks and peers of another one are refused.
@@ -50,16 +64,20 @@ struct Settings {
     /// Where everything is kept.
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Address for clients and peers (gRPC).
+    /// Address for clients (gRPC), and for peers without --listen-peer.
     #[arg(long, global = true, value_name = "IP:PORT")]
     listen: Option<String>,
+    /// Address for peers alone.
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    listen_peer: Option<String>,
     /// Address for /livez, /readyz, /metrics and /version.
     #[arg(long, global = true, value_name = "IP:PORT")]
     http: Option<String>,
-    /// The address at which others reach --listen.
+    /// The address at which peers reach this server.
     #[arg(long, global = true, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// The first members of the cluster, the same on all: 1=host:port,2=host:port.
+    /// The first members of the cluster, the same on all: 1=host:port,2=host:port;
+    /// host:port/host:port where clients reach one elsewhere than peers.
     #[arg(long, global = true, value_name = "ID=HOST:PORT,…")]
     members: Option<String>,
     /// text or json.
@@ -77,6 +95,7 @@ impl Settings {
             ("--cluster", "cluster", self.cluster),
             ("--data-dir", "data_dir", self.data_dir),
             ("--listen", "listen_client", self.listen),
+            ("--listen-peer", "listen_peer", self.listen_peer),
             ("--http", "listen_http", self.http),
             ("--advertise", "advertise", self.advertise),
             ("--members", "members", self.members),
@@ -173,7 +192,7 @@ fn serve(config: Config) -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ RunError::Config(_)) => complain(&error, EXIT_CONFIG),
+        Err(error @ (RunError::Config(_) | RunError::Tls(_) | RunError::Tokens(_))) => complain(&error, EXIT_CONFIG),
         Err(error) => complain(&error, EXIT_FAILED),
     }
 }
@@ -218,13 +237,8 @@ async fn stop_signal() {
     });
 }
 
-/// Asks `/readyz`, with no more than the standard library.
+/// Asks `/readyz`.
 fn healthcheck(config: &Config) -> Result<(), String> {
-    use std::{
-        io::{Read as _, Write as _},
-        net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
-        time::Duration,
-    };
     let mut address = config.listen_http;
     // Listening everywhere means being reachable here.
     match address.ip() {
@@ -232,16 +246,33 @@ fn healthcheck(config: &Config) -> Result<(), String> {
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    let ask = || -> std::io::Result<String> {
-        let within = Duration::from_secs(5);
-        let mut stream = TcpStream::connect_timeout(&address, within)?;
-        stream.set_read_timeout(Some(within))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = ask().map_err(|error| format!("no answer from http://{address}/readyz: {error}"))?;
+    let scheme = if config.tls.http { "https" } else { "http" };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let answer = runtime
+        .block_on(async { tokio::time::timeout(HEALTH_WITHIN, ask_ready(config, address)).await })
+        .unwrap_or_else(|_| Err("timed out".to_owned()))
+        .map_err(|error| format!("no answer from {scheme}://{address}/readyz: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("not ready: {}", body.trim())) }
+}
+
+async fn ask_ready(config: &Config, address: SocketAddr) -> Result<String, String> {
+    let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let files = config.tls_files().filter(|_| config.tls.http);
+    let mut stream: Box<dyn Wire> = match files {
+        None => Box::new(tcp),
+        Some(files) => {
+            // By the name that its own certificate has; the address asked is this machine's.
+            let identity = Identity::load(files).map_err(|error| error.to_string())?;
+            let name = identity.own().and_then(|own| own.some_host());
+            let name = name.unwrap_or_else(|| address.ip().to_string());
+            Box::new(identity.connect(tcp, &name, First::Client).await.map_err(|error| error.to_string())?)
+        }
+    };
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
+    Ok(answer)
 }

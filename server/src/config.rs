@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use conclave_proto::ServerId;
+use conclave_tls::{Files, Pair};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::raft;
@@ -15,18 +16,23 @@ use crate::raft;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// This server's number in its cluster, from 1. For ever the same on the same disk.
+    /// This server's number in its cluster, from 1. For ever the same on the same disk. `from-hostname`: one more than the
+    /// number at the end of the machine's name, as StatefulSets name their pods (`conclave-0` is server 1).
+    #[serde(deserialize_with = "id")]
     pub id: u64,
     /// The cluster's name. Disks and peers of another one are refused.
     pub cluster: String,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// For clients and peers (gRPC).
+    /// For clients (gRPC); for peers, too, as long as they have no port of their own.
     pub listen_client: SocketAddr,
+    /// For peers alone, 7402 by convention; empty: they come to `listen_client`.
+    #[serde(with = "optional_address")]
+    pub listen_peer: Option<SocketAddr>,
     /// For `/livez`, `/readyz`, `/metrics` and `/version`.
     pub listen_http: SocketAddr,
-    /// host:port at which others reach `listen_client`; empty for `listen_client` itself. Must be this server's address
-    /// in `members`, if it is among them.
+    /// host:port at which peers reach this server (`listen_peer`, or `listen_client` if that is empty); empty for what
+    /// it listens on. Must be this server's address in `members`, if it is among them.
     pub advertise: String,
     /// The first members, the same on all of them; read only when a server starts with an empty disk. A server that is
     /// not among them waits to be added to a running cluster.
@@ -39,6 +45,12 @@ pub struct Config {
     pub limits: Limits,
     /// Sessions.
     pub session: Session,
+    /// TLS.
+    pub tls: Tls,
+    /// Other TLS files among peers.
+    pub peer_tls: PeerTls,
+    /// Who may come in.
+    pub auth: Auth,
     /// What is written to the standard error.
     pub log: Log,
 }
@@ -50,6 +62,7 @@ impl Default for Config {
             cluster: String::new(),
             data_dir: PathBuf::new(),
             listen_client: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            listen_peer: None,
             listen_http: SocketAddr::from(([127, 0, 0, 1], 7481)),
             advertise: String::new(),
             members: Vec::new(),
@@ -57,6 +70,9 @@ impl Default for Config {
             raft: Raft::default(),
             limits: Limits::default(),
             session: Session::default(),
+            tls: Tls::default(),
+            peer_tls: PeerTls::default(),
+            auth: Auth::default(),
             log: Log::default(),
         }
     }
@@ -215,6 +231,126 @@ impl Default for Session {
             name_bytes_max: store.session_name_bytes_max,
         }
     }
+}
+
+/// TLS, with files in PEM form. All three of them, or none: then everything is plain text. They are read again when they
+/// change.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// This server's certificate, with those between it and the CA's. For the hosts by which clients and peers reach it.
+    pub cert_file: PathBuf,
+    /// The certificate's private key.
+    pub key_file: PathBuf,
+    /// The certificates of the CA that signs those of servers and clients.
+    pub ca_file: PathBuf,
+    /// The HTTP port speaks TLS, too. Nobody is asked for a certificate there.
+    pub http: bool,
+    /// How often the files (and the tokens) are looked at; SIGHUP has it done at once.
+    pub reload_every: Period,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        let reload_every = Period(Duration::from_secs(10));
+        let [cert_file, key_file, ca_file] = [const { PathBuf::new() }; 3];
+        Self { cert_file, key_file, ca_file, http: false, reload_every }
+    }
+}
+
+/// Among peers, where that is to differ: each file that is empty here is that of [`Tls`].
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerTls {
+    /// As in [`Tls`].
+    pub cert_file: PathBuf,
+    /// As in [`Tls`].
+    pub key_file: PathBuf,
+    /// As in [`Tls`].
+    pub ca_file: PathBuf,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// `open` or `required`.
+    pub mode: AuthMode,
+    /// Lines `NAME TOKEN`; `#` begins a comment. Read again when it changes.
+    pub token_file: PathBuf,
+}
+
+/// Whether clients must say who they are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// Whoever reaches the port may come in.
+    #[default]
+    Open,
+    /// By certificate or by token.
+    Required,
+}
+
+/// An address that may be missing, written as an empty text.
+mod optional_address {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.trim() {
+            "" => Ok(None),
+            address => address
+                .parse()
+                .map(Some)
+                .map_err(|_| D::Error::custom(format!("{address:?} is not ip:port, such as 0.0.0.0:7402, nor empty"))),
+        }
+    }
+}
+
+/// What stands for an id that comes from the machine's name.
+const FROM_HOSTNAME: &str = "from-hostname";
+
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(u64),
+        Text(String),
+    }
+    match Given::deserialize(deserializer) {
+        Ok(Given::Number(id)) => Ok(id),
+        Ok(Given::Text(text)) => id_from_text(&text).map_err(de::Error::custom),
+        Err(_) => Err(de::Error::custom(format!("id is a whole number, or {FROM_HOSTNAME:?}"))),
+    }
+}
+
+fn id_from_text(text: &str) -> Result<u64, String> {
+    if text.trim() == FROM_HOSTNAME {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_err(|error| format!("this machine's name cannot be read: {error}"))?;
+        return id_of_hostname(name.trim());
+    }
+    text.trim().parse().map_err(|_| format!("expected a whole number, or {FROM_HOSTNAME}"))
+}
+
+/// `conclave-2` is server 3: pods are counted from 0, servers from 1.
+fn id_of_hostname(name: &str) -> Result<u64, String> {
+    let first = name.split('.').next().unwrap_or_default();
+    let number: Option<u64> = first.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+    number.and_then(|number| number.checked_add(1)).ok_or_else(|| {
+        format!(
+            "{FROM_HOSTNAME}: this machine is called {name:?}, which does not end in -NUMBER as a StatefulSet's pods do"
+        )
+    })
 }
 
 /// What is written to the standard error.
@@ -466,8 +602,10 @@ impl Config {
 
     /// This configuration with one setting from text.
     fn set(self, key: &str, text: &str) -> Result<Self, String> {
-        if key == "members" {
-            return Ok(Self { members: members(text)?, ..self });
+        match key {
+            "members" => return Ok(Self { members: members(text)?, ..self }),
+            "id" => return Ok(Self { id: id_from_text(text)?, ..self }),
+            _ => {}
         }
         let mut table = toml::Table::try_from(&self).map_err(|error| error.to_string())?;
         let (section, name) = key.split_once('.').map_or((None, key), |(section, name)| (Some(section), name));
@@ -522,6 +660,12 @@ impl Config {
             self.listen_client.port() == 0 || self.listen_client != self.listen_http,
             format!("listen_client and listen_http are both {}", self.listen_client),
         );
+        if let Some(peer) = self.listen_peer {
+            for (name, other) in [("listen_client", self.listen_client), ("listen_http", self.listen_http)] {
+                rule(peer.port() == 0 || peer != other, format!("listen_peer and {name} are both {peer}"));
+            }
+        }
+        self.check_security(&mut rule);
         rule(
             !self.members.is_empty(),
             format!(
@@ -620,6 +764,59 @@ impl Config {
         if broken.is_empty() { Ok(()) } else { Err(ConfigError::Rules(broken)) }
     }
 
+    fn check_security(&self, rule: &mut impl FnMut(bool, String)) {
+        let (tls, peer) = (&self.tls, &self.peer_tls);
+        let (mut set, mut missing) = (Vec::new(), Vec::new());
+        for (name, file) in [("cert_file", &tls.cert_file), ("key_file", &tls.key_file), ("ca_file", &tls.ca_file)] {
+            if file.as_os_str().is_empty() { &mut missing } else { &mut set }.push(name);
+        }
+        rule(
+            set.is_empty() || missing.is_empty(),
+            format!(
+                "tls: {} given, {} not: give all of cert_file, key_file and ca_file, or none for plain text",
+                set.join(" and "),
+                missing.join(" and ")
+            ),
+        );
+        let on = missing.is_empty();
+        rule(on || !tls.http, "tls.http is true, but tls.cert_file, key_file and ca_file are not given".into());
+        let given = |file: &PathBuf| !file.as_os_str().is_empty();
+        let own = [given(&peer.cert_file), given(&peer.key_file), given(&peer.ca_file)];
+        rule(
+            !own.contains(&true) || self.listen_peer.is_some(),
+            "peer_tls needs listen_peer: on listen_client peers and clients see the same certificate".into(),
+        );
+        rule(own[0] == own[1], "peer_tls: cert_file and key_file belong together: give both, or neither".into());
+        rule(
+            on || !own.contains(&true) || own == [true; 3],
+            "peer_tls: without tls, give all of cert_file, key_file and ca_file".into(),
+        );
+        rule(
+            tls.reload_every.0 >= Duration::from_millis(100),
+            format!("tls.reload_every is {}, the least is 100ms", tls.reload_every),
+        );
+        rule(
+            self.auth.mode == AuthMode::Open || on || given(&self.auth.token_file),
+            "auth.mode is required, but nobody could come in: give tls files, for certificates, or auth.token_file"
+                .into(),
+        );
+    }
+
+    /// The TLS files of the client port; none for plain text.
+    #[must_use]
+    pub fn tls_files(&self) -> Option<Files> {
+        let Tls { cert_file, key_file, ca_file, .. } = &self.tls;
+        files(cert_file, key_file, ca_file)
+    }
+
+    /// The TLS files among peers; none for plain text.
+    #[must_use]
+    pub fn peer_tls_files(&self) -> Option<Files> {
+        let (own, tls) = (&self.peer_tls, &self.tls);
+        let or = |own: &PathBuf, other: &PathBuf| if own.as_os_str().is_empty() { other.clone() } else { own.clone() };
+        files(&or(&own.cert_file, &tls.cert_file), &or(&own.key_file, &tls.key_file), &or(&own.ca_file, &tls.ca_file))
+    }
+
     /// What the node is told.
     #[must_use]
     pub fn options(&self) -> raft::Options {
@@ -680,8 +877,15 @@ impl Config {
     }
 }
 
+fn files(cert: &std::path::Path, key: &std::path::Path, ca: &std::path::Path) -> Option<Files> {
+    if [cert, key, ca].iter().any(|path| path.as_os_str().is_empty()) {
+        return None;
+    }
+    Some(Files { ca: ca.to_owned(), pair: Some(Pair { cert: cert.to_owned(), key: key.to_owned() }) })
+}
+
 /// Sections, as variables begin.
-const SECTIONS: [&str; 4] = ["RAFT_", "LIMITS_", "SESSION_", "LOG_"];
+const SECTIONS: [&str; 7] = ["RAFT_", "LIMITS_", "SESSION_", "TLS_", "PEER_TLS_", "AUTH_", "LOG_"];
 
 /// Every key, by the end of its variable's name.
 fn keys() -> BTreeMap<String, String> {
@@ -799,6 +1003,16 @@ mod tests {
             (GOOD.replace("7402", "7401"), vec!["1 and 2 have the same address 127.0.0.1:7401"]),
             (GOOD.replace(":7402", ""), vec!["members: 2: address is \"127.0.0.1\", which has no port"]),
             (format!("advertise = \"h:9\"\n{GOOD}"), vec!["advertise is h:9, but members says 1=127.0.0.1:7401"]),
+            (with("[tls]\ncert_file = \"a\"\nca_file = \"c\""), vec!["tls: cert_file and ca_file given, key_file not"]),
+            (with("[tls]\nhttp = true"), vec!["tls.http is true"]),
+            (with("[tls]\nreload_every = \"1ms\""), vec!["tls.reload_every is 1ms"]),
+            (with("[peer_tls]\nca_file = \"c\""), vec!["peer_tls needs listen_peer", "without tls, give all"]),
+            (with("[peer_tls]\nkey_file = \"c\""), vec!["cert_file and key_file belong together"]),
+            (with("[auth]\nmode = \"required\""), vec!["nobody could come in"]),
+            (with("[auth]\nmode = \"closed\""), vec!["closed", "required"]),
+            (format!("listen_peer = \"127.0.0.1:7401\"\n{GOOD}"), vec!["listen_peer and listen_client are both"]),
+            (format!("listen_peer = \"7402\"\n{GOOD}"), vec!["\"7402\" is not ip:port"]),
+            (GOOD.replace("id = 1\n", "id = \"one\"\n"), vec!["expected a whole number, or from-hostname"]),
             (String::new(), vec!["id:", "cluster:", "data_dir:", "members:"]),
         ] {
             let error = load(&text, &[], vec![]).expect_err(&text);
@@ -809,12 +1023,36 @@ mod tests {
         for (name, value, words) in [
             ("CONCLAVE_RAFT_TIK", "1s", "CONCLAVE_RAFT_TICK"),
             ("CONCLAVE_RAFT_TICK", "1", "CONCLAVE_RAFT_TICK=\"1\": \"1\" is not a duration"),
-            ("CONCLAVE_ID", "one", "CONCLAVE_ID=\"one\": expected a whole number"),
+            ("CONCLAVE_ID", "one", "CONCLAVE_ID=\"one\": expected a whole number, or from-hostname"),
+            ("CONCLAVE_PEER_TLS_CERT", "x", "CONCLAVE_PEER_TLS_CERT_FILE"),
+            ("CONCLAVE_LISTEN_PEER", "peer", "\"peer\" is not ip:port"),
             ("CONCLAVE_MEMBERS", "1:h:2", "expected id=host:port"),
         ] {
             let error = load(GOOD, &[(name, value)], vec![]).expect_err(name);
             assert!(error.contains(words), "{words:?} is not in:\n{error}");
         }
+    }
+
+    #[test]
+    fn a_pod_knows_its_number() {
+        assert_eq!(id_of_hostname("conclave-0"), Ok(1));
+        assert_eq!(id_of_hostname("my-conclave-12.headless.ns.svc"), Ok(13));
+        for name in ["conclave", "conclave-", "conclave-x", "", "conclave-18446744073709551615"] {
+            assert!(id_of_hostname(name).expect_err(name).contains("does not end in -NUMBER"));
+        }
+    }
+
+    #[test]
+    fn peers_have_the_files_of_clients_where_they_have_none_of_their_own() {
+        let tls = "[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nca_file = \"a\"";
+        let config = load(&format!("{GOOD}\n{tls}"), &[], vec![]).expect("good");
+        assert_eq!(config.peer_tls_files(), config.tls_files());
+        assert!(config.tls_files().is_some());
+        let variables = [("CONCLAVE_LISTEN_PEER", "127.0.0.1:7402"), ("CONCLAVE_PEER_TLS_CA_FILE", "b")];
+        let config = load(&format!("{GOOD}\n{tls}"), &variables, vec![]).expect("good");
+        let peers = config.peer_tls_files().expect("three files");
+        assert_eq!((&peers.ca, &peers.pair), (&"b".into(), &config.tls_files().expect("three files").pair));
+        assert_eq!(load(GOOD, &[], vec![]).expect("good").peer_tls_files(), None);
     }
 
     #[test]

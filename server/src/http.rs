@@ -1,6 +1,6 @@
 //! The HTTP port: is it alive, is it ready, how is it doing, what is it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,15 +10,26 @@ use axum::{
     routing::get,
 };
 use conclave_faults::point;
+use conclave_tls::Acceptor;
+use futures_util::{Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Metrics, service::Service};
+use crate::{
+    metrics::Metrics,
+    service::{
+        Service,
+        door::{self, Admission, Connection},
+    },
+};
 
 /// The node's thread must take a request within this time. Generous: a slow disk is not a dead process.
 const ALIVE_WITHIN: Duration = Duration::from_secs(10);
 /// A replica further behind than this many entries is not ready.
 const READY_BEHIND_MAX: u64 = 4_096;
+
+/// Connections to this port at a time. Probes and scrapers need few.
+const CONNECTIONS_MAX: usize = 256;
 
 /// What the port shows.
 pub struct Pages {
@@ -28,8 +39,45 @@ pub struct Pages {
     pub metrics: Metrics,
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) -> std::io::Result<()> {
+/// The port's connections, as the other ports' come in.
+struct Incoming {
+    connections: Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>,
+    local: SocketAddr,
+}
+
+impl axum::serve::Listener for Incoming {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            match self.connections.next().await {
+                Some(Ok(connection)) => {
+                    let remote = connection.remote().unwrap_or(self.local);
+                    return (connection, remote);
+                }
+                Some(Err(_)) => {}
+                // It never ends.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+}
+
+/// Serves until `stop`; with an acceptor, over TLS.
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: Option<Acceptor>,
+    pages: Pages,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let local = listener.local_addr()?;
+    let connections = Box::pin(door::accept(listener, Admission::new(CONNECTIONS_MAX), acceptor));
+    let incoming = Incoming { connections, local };
     let router = Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
@@ -39,7 +87,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken)
     #[cfg(feature = "faults")]
     let router = router.route("/faults", get(faults).post(arm_faults));
     let router = router.fallback(nothing_here).with_state(Arc::new(pages));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(incoming, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 const INDEX: &str = "conclaved\n\n/livez    is the process alive?\n/readyz   can it serve?\n/metrics  for Prometheus\n\

@@ -10,3 +10,4 @@ pub mod run;
 pub mod service;
 pub mod storage;
 pub mod timings;
+pub mod tls;

@@ -20,8 +20,9 @@ use prometheus_client::{
 
 use crate::{
     raft::{ProposeError, Role},
-    service::{Service, door::Admission},
+    service::{Service, admit::Gate, door::Admission},
     timings::{Spread, Timings},
+    tls::{Identities, seconds_left},
 };
 
 /// Results of proposals and calls, as the label says them.
@@ -63,6 +64,16 @@ impl Counters {
     }
 }
 
+/// How this server is protected.
+pub struct Security {
+    /// Certificates.
+    pub identities: Identities,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// Ports that speak plain text off this machine.
+    pub plain_text: Vec<&'static str>,
+}
+
 /// A server's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -71,7 +82,7 @@ pub struct Metrics {
 impl Metrics {
     /// Over the parts that are looked at.
     #[must_use]
-    pub fn new(service: &Arc<Service>, admission: &Arc<Admission>, timings: &Arc<Timings>) -> Self {
+    pub fn new(service: &Arc<Service>, admission: &Arc<Admission>, timings: &Arc<Timings>, security: Security) -> Self {
         let mut registry = Registry::with_prefix("conclave");
         let counters = &service.counters;
         registry.register("reads", "Reads answered by this server", counters.reads.clone());
@@ -90,6 +101,7 @@ impl Metrics {
             service: service.clone(),
             admission: admission.clone(),
             timings: timings.clone(),
+            security,
         }));
         Self { registry }
     }
@@ -108,6 +120,7 @@ struct Scrape {
     service: Arc<Service>,
     admission: Arc<Admission>,
     timings: Arc<Timings>,
+    security: Security,
 }
 
 impl fmt::Debug for Scrape {
@@ -227,6 +240,7 @@ impl Collector for Scrape {
             "Connections closed, or told of the limit, because there were too many",
             self.admission.refused(),
         )?;
+        self.security(to)?;
         gauge(to, "streams_open", "Streams to this server: sessions and watches of tools", sizes.streams as u64)?;
         gauge(to, "sessions_here", "Sessions whose stream is on this server", sizes.sessions as u64)?;
         gauge(to, "calls_in_flight", "Calls on this server's streams without a reply", sizes.calls as u64)?;
@@ -325,6 +339,42 @@ impl Collector for Scrape {
         )?;
         labelled(to, ("build", "1, with the version of this server"), "version", [(env!("CARGO_PKG_VERSION"), 1)])?;
         process(to)
+    }
+}
+
+impl Scrape {
+    fn security(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Security { identities, gate, plain_text } = &self.security;
+        let failed = self.admission.handshakes_failed();
+        counter(to, "tls_handshakes_failed", "TLS handshakes with clients and peers that came to nothing", failed)?;
+        let failures = identities.each().map(|(_, identity)| identity.failures()).sum();
+        counter(
+            to,
+            "tls_reload_failures",
+            "New certificate files that could not be used; the old ones serve on",
+            failures,
+        )?;
+        counter(
+            to,
+            "unauthenticated",
+            "Requests turned away because their caller is not known: no certificate, no token, or a wrong one",
+            gate.refused(),
+        )?;
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let about = "Seconds until this server's certificate ends, negative after that; by what it is used for";
+        let mut expiry = to.encode_descriptor("tls_certificate_expiry_seconds", about, None, kind)?;
+        for (usage, identity) in identities.each() {
+            if let Some(own) = identity.own() {
+                let left = ConstGauge::new(seconds_left(own.not_after_seconds()));
+                left.encode(expiry.encode_family(&[("use", usage)])?)?;
+            }
+        }
+        labelled(
+            to,
+            ("plain_text", "1 for each port that speaks plain text to other machines"),
+            "port",
+            plain_text.iter().map(|port| (*port, 1)),
+        )
     }
 }
 

@@ -5,22 +5,25 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use conclave_faults::point;
 use conclave_proto::{ServerId, v1};
-use tokio::net::TcpListener;
+use conclave_tls::{FileError, Port};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::{
     config::{Config, ConfigError},
     http::{self, Pages},
-    metrics::Metrics,
+    metrics::{Metrics, Security},
     raft::{self, StartError},
     service::{
         Service, SessionsServer,
         admin::Admin,
+        admit::Gate,
         door::{self, Admission, Door},
         hub::Hub,
         store::Store,
     },
+    tls::{self, Identities},
 };
 
 /// One stalled stream must not use up the room of its siblings on a connection: the connection's window is many times
@@ -41,8 +44,10 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(300);
 
 /// The listeners of a server.
 pub struct Sockets {
-    /// For clients and peers.
+    /// For clients; for peers, too, if they have none of their own.
     pub client: TcpListener,
+    /// For peers.
+    pub peer: Option<TcpListener>,
     /// For `/metrics` and its like.
     pub http: TcpListener,
 }
@@ -59,6 +64,10 @@ impl Sockets {
         };
         Ok(Self {
             client: bind("listen_client", config.listen_client).await?,
+            peer: match config.listen_peer {
+                Some(address) => Some(bind("listen_peer", address).await?),
+                None => None,
+            },
             http: bind("listen_http", config.listen_http).await?,
         })
     }
@@ -70,6 +79,12 @@ pub enum RunError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The files that TLS needs.
+    #[error(transparent)]
+    Tls(#[from] FileError),
+    /// The file of tokens.
+    #[error("{0}")]
+    Tokens(String),
     /// An address cannot be listened on.
     #[error("cannot listen on {name} {address}")]
     Listen {
@@ -98,19 +113,28 @@ pub enum RunError {
 /// See [`RunError`].
 pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     config.check()?;
+    let identities = Identities::load(&config)?;
+    let token_file = Some(&*config.auth.token_file).filter(|path| !path.as_os_str().is_empty());
+    let gate = Gate::new(config.auth.mode, token_file).map_err(RunError::Tokens)?;
     let hub = Hub::new(config.limits.watches_per_stream_max);
-    let options = config.options();
+    let mut options = config.options();
+    options.identity = identities.peers.clone();
     let timings = options.timings.clone();
     let (handle, peers) = raft::start(options, Box::new(hub.publisher()))?;
     let id = ServerId(config.id);
     let service = Service::new(handle.clone(), hub.clone(), id, config.cluster.clone(), config.limits.clone());
     let admission = Admission::new(config.limits.connections_max);
-    let metrics = Metrics::new(&service, &admission, &timings);
+    let plain_text = tls::warn_of_plain_text(&ports(&config, &sockets, &identities));
+    let security = Security { identities: identities.clone(), gate: gate.clone(), plain_text };
+    let metrics = Metrics::new(&service, &admission, &timings, security);
     tracing::info!(
         node = config.id,
         cluster = config.cluster,
         client = %local(&sockets.client),
+        peers = %sockets.peer.as_ref().map_or_else(|| "the same".to_owned(), local),
         http = %local(&sockets.http),
+        tls = identities.clients.is_some(),
+        auth = ?config.auth.mode,
         data_dir = %config.data_dir.display(),
         version = env!("CARGO_PKG_VERSION"),
         "conclaved starts"
@@ -124,36 +148,56 @@ pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()
         .expect("the descriptors are the ones the code was generated from");
     let request_max = config.limits.request_bytes_max.0 as usize;
     let store = v1::store_server::StoreServer::new(Store(service.clone())).max_decoding_message_size(request_max);
-    let admin = v1::admin_server::AdminServer::new(Admin(service.clone())).max_decoding_message_size(request_max);
-    let router = Server::builder()
+    let admin = Admin {
+        service: service.clone(),
+        identity: identities.clients.clone(),
+        peers_encrypted: identities.peers.is_some(),
+    };
+    let admin = v1::admin_server::AdminServer::new(admin).max_decoding_message_size(request_max);
+    let mut builder = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(config.limits.streams_per_connection_max)
         .http2_keepalive_interval(Some(PING_EVERY))
-        .http2_keepalive_timeout(Some(PING_WITHIN))
-        .add_service(Door::new(SessionsServer::new(service.clone()), admission.clone()))
-        .add_service(Door::new(store, admission.clone()))
-        .add_service(Door::new(admin, admission.clone()))
-        .add_service(Door::for_peers(peers.server(), admission.clone()))
+        .http2_keepalive_timeout(Some(PING_WITHIN));
+    let peers = Door::for_peers(peers.server(), admission.clone());
+    let mut router = builder
+        .add_service(Door::new(SessionsServer::new(service.clone()), admission.clone(), gate.clone()))
+        .add_service(Door::new(store, admission.clone(), gate.clone()))
+        .add_service(Door::new(admin, admission.clone(), gate.clone()))
+        // Whoever only wants to know whether the server is well need not say who they are.
         .add_service(health_server)
         .add_service(reflection);
 
     let closing = CancellationToken::new();
-    let incoming = door::accept(sockets.client, admission.clone());
-    let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
+    let closed = || closing.clone().cancelled_owned();
+    let mut serving = JoinSet::new();
+    match sockets.peer {
+        None => router = router.add_service(peers),
+        Some(listener) => {
+            let acceptor = identities.peers.as_ref().map(|identity| identity.acceptor(Port::Peers));
+            let incoming = door::accept(listener, admission.clone(), acceptor);
+            serving.spawn(builder.add_service(peers).serve_with_incoming_shutdown(incoming, closed()));
+        }
+    }
+    let acceptor = identities.clients.as_ref().map(|identity| identity.acceptor(Port::Clients));
+    let incoming = door::accept(sockets.client, admission.clone(), acceptor);
+    serving.spawn(router.serve_with_incoming_shutdown(incoming, closed()));
+    let http_tls = identities.clients.as_ref().filter(|_| identities.http);
+    let http_tls = http_tls.map(|identity| identity.acceptor(Port::Http));
+    let fresh = tokio::spawn(tls::keep_fresh(identities, gate, config.tls.reload_every.0));
     let pages = Pages { service: service.clone(), metrics };
-    let http = tokio::spawn(http::serve(sockets.http, pages, closing.clone()));
+    let http = tokio::spawn(http::serve(sockets.http, http_tls, pages, closing.clone()));
     let mut watcher = tokio::spawn(watch_status(service.clone(), health));
 
-    let mut grpc = grpc;
     let mut http = http;
     let mut ended = tokio::select! {
         () = stop => None,
         ended = handle.ended() => Some(RunError::Node(ended.err().unwrap_or_else(|| "without a reason".to_owned()))),
-        served = &mut grpc => Some(RunError::Serve(match served {
-            Ok(Ok(())) => "the client port closed".into(),
-            Ok(Err(error)) => error.into(),
-            Err(error) => error.into(),
+        served = serving.join_next() => Some(RunError::Serve(match served {
+            Some(Ok(Err(error))) => error.into(),
+            Some(Err(error)) => error.into(),
+            Some(Ok(Ok(()))) | None => "a port closed".into(),
         })),
         // It ends with the node, which then says why.
         _ = &mut watcher => Some(RunError::Node(match tokio::time::timeout(CLOSE_WITHIN, handle.ended()).await {
@@ -181,16 +225,28 @@ pub async fn run(config: Config, sockets: Sockets, stop: impl Future<Output = ()
         ended = handle.ended().await.err().map(RunError::Node);
     }
     closing.cancel();
-    for task in [grpc.abort_handle(), http.abort_handle()] {
-        let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
-        while !task.is_finished() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        task.abort();
-    }
+    let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
+    while tokio::time::timeout_at(deadline, serving.join_next()).await.is_ok_and(|ended| ended.is_some()) {}
+    serving.abort_all();
+    let _ = tokio::time::timeout_at(deadline, &mut http).await;
+    http.abort();
+    fresh.abort();
     watcher.abort();
     tracing::info!(node = config.id, "stopped");
     ended.map_or(Ok(()), Err)
+}
+
+/// Every port: its name, where it listens, whether it speaks TLS.
+fn ports(config: &Config, sockets: &Sockets, identities: &Identities) -> Vec<(&'static str, SocketAddr, bool)> {
+    let at = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
+    let mut ports = vec![
+        ("client", at(&sockets.client, config.listen_client), identities.clients.is_some()),
+        ("http", at(&sockets.http, config.listen_http), identities.http),
+    ];
+    if let Some(peer) = &sockets.peer {
+        ports.push(("peer", at(peer, config.listen_client), identities.peers.is_some()));
+    }
+    ports
 }
 
 fn local(listener: &TcpListener) -> String {

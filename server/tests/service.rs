@@ -43,7 +43,7 @@ impl Cluster {
         let mut members = Vec::new();
         for id in 1..=size {
             let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let socket = Sockets { client: bind().await, http: bind().await };
+            let socket = Sockets { client: bind().await, peer: None, http: bind().await };
             let address = socket.client.local_addr().expect("an address").to_string();
             members.push(Member { id, address, client_address: String::new() });
             sockets.push(socket);

@@ -5,11 +5,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use conclave_proto::v1::{self, admin_client::AdminClient, store_client::StoreClient};
+use conclave_tls::{
+    Dial, Files, Identity, Pair,
+    make::{Authority, Made, Whose},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -20,6 +25,10 @@ use super::{PortBlock, binary, binary_in, leashed, spawn};
 
 /// Most servers of one cluster: two ports each out of one block.
 pub const SERVERS_MAX: usize = 8;
+/// With ports of their own for peers there is room for fewer.
+const SERVERS_WITH_PEER_PORTS_MAX: usize = 5;
+/// What is made for a test lives no longer.
+const CERTIFICATES_VALID: Duration = Duration::from_secs(86_400);
 /// A server told to stop that has not ended by then is killed, and that is an error.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// One question to one server.
@@ -44,6 +53,10 @@ pub struct Options {
     pub bin_dir: Option<PathBuf>,
     /// `conclaved`, or `conclaved-faulty` for a server that can be broken on purpose.
     pub program: String,
+    /// Everything over TLS, with a CA of the cluster's own.
+    pub tls: bool,
+    /// Peers have ports of their own.
+    pub peer_ports: bool,
 }
 
 impl Default for Options {
@@ -56,6 +69,8 @@ impl Default for Options {
             config: String::new(),
             bin_dir: None,
             program: "conclaved".into(),
+            tls: false,
+            peer_ports: false,
         }
     }
 }
@@ -69,8 +84,21 @@ pub struct Cluster {
     servers: Vec<Server>,
     /// Ids of the servers every one is told of at first start.
     founders: Vec<u64>,
+    tls: Option<Tls>,
     // Last, so that the processes are gone before their files.
     dir: Option<tempfile::TempDir>,
+}
+
+/// The cluster's own CA, and who we are to its servers.
+struct Tls {
+    authority: Authority,
+    identity: Arc<Identity>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -107,6 +135,10 @@ impl Cluster {
     /// If the binary is missing or no ports are free.
     pub fn prepare(options: Options) -> anyhow::Result<Self> {
         ensure!((1..=SERVERS_MAX).contains(&options.servers), "a cluster here has 1 to {SERVERS_MAX} servers");
+        ensure!(
+            !options.peer_ports || options.servers <= SERVERS_WITH_PEER_PORTS_MAX,
+            "with ports for peers, a cluster here has 1 to {SERVERS_WITH_PEER_PORTS_MAX} servers"
+        );
         let program = match &options.bin_dir {
             Some(dir) => binary_in(dir, &options.program)?,
             None => binary(&options.program)?,
@@ -114,7 +146,64 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("conclave-").tempdir().context("no directory for the servers")?;
         let founders: Vec<u64> = (1..=options.servers as u64).collect();
         let servers = founders.iter().map(|&id| Server { id, child: None }).collect();
-        Ok(Self { options, program, ports: PortBlock::take()?, servers, founders, dir: Some(dir) })
+        let ports = PortBlock::take()?;
+        let mut cluster = Self { options, program, ports, servers, founders, tls: None, dir: Some(dir) };
+        if cluster.options.tls {
+            cluster.make_certificates()?;
+        }
+        Ok(cluster)
+    }
+
+    fn make_certificates(&mut self) -> anyhow::Result<()> {
+        let authority = Authority::new("a test's CA", CERTIFICATES_VALID)?;
+        fs::create_dir(self.tls_dir()).context("no directory for certificates")?;
+        fs::write(self.ca(), &authority.made().cert).context("no CA")?;
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        self.write_certificate("server", &authority.issue(Whose::Server(&names), CERTIFICATES_VALID)?)?;
+        let pair = self.write_certificate("probe", &authority.issue(Whose::Client("probe"), CERTIFICATES_VALID)?)?;
+        let identity = Identity::load(Files { ca: self.ca(), pair: Some(pair) })?;
+        self.tls = Some(Tls { authority, identity });
+        Ok(())
+    }
+
+    fn write_certificate(&self, name: &str, made: &Made) -> anyhow::Result<Pair> {
+        let pair = self.pair(name);
+        fs::write(&pair.key, &made.key).context("no key")?;
+        fs::write(&pair.cert, &made.cert).context("no certificate")?;
+        Ok(pair)
+    }
+
+    fn tls_dir(&self) -> PathBuf {
+        self.dir().join("tls")
+    }
+
+    /// The certificate of the cluster's CA.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.tls_dir().join("ca.crt")
+    }
+
+    /// Where the certificate and key of this name are: `server`, `probe`, and what was [made](Cluster::certify).
+    #[must_use]
+    pub fn pair(&self, name: &str) -> Pair {
+        let at = |end: &str| self.tls_dir().join(format!("{name}.{end}"));
+        Pair { cert: at("crt"), key: at("key") }
+    }
+
+    /// Has the cluster's CA make a certificate. `server` takes effect on all servers when they look at their files.
+    ///
+    /// # Errors
+    /// If there is no CA, or no disk.
+    pub fn certify(&self, name: &str, whose: Whose<'_>) -> anyhow::Result<Pair> {
+        self.write_certificate(name, &self.authority()?.issue(whose, CERTIFICATES_VALID)?)
+    }
+
+    /// The cluster's CA.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn authority(&self) -> anyhow::Result<&Authority> {
+        self.tls.as_ref().map(|tls| &tls.authority).context("a cluster without TLS")
     }
 
     /// Ids of all servers, running or not.
@@ -141,10 +230,21 @@ impl Cluster {
         SocketAddr::from(([127, 0, 0, 1], self.ports.port(place(id) * 2 + 1)))
     }
 
+    /// Where server `id` serves its peers: `127.0.0.1:port`.
+    #[must_use]
+    pub fn peer_address(&self, id: u64) -> SocketAddr {
+        match self.options.peer_ports {
+            true => {
+                SocketAddr::from(([127, 0, 0, 1], self.ports.port(2 * SERVERS_WITH_PEER_PORTS_MAX as u16 + place(id))))
+            }
+            false => self.address(id),
+        }
+    }
+
     /// What a client of server `id` connects to.
     #[must_use]
     pub fn endpoint(&self, id: u64) -> String {
-        format!("http://{}", self.address(id))
+        format!("{}://{}", if self.options.tls { "https" } else { "http" }, self.address(id))
     }
 
     /// What a client of the cluster connects to: all its servers.
@@ -209,6 +309,14 @@ impl Cluster {
         // A server takes its configuration from such variables too; ours are meant for this process.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CONCLAVE_")) {
             command.env_remove(name);
+        }
+        if self.options.peer_ports {
+            command.args(["--listen-peer", &self.peer_address(id).to_string()]);
+        }
+        if self.options.tls {
+            let pair = self.pair("server");
+            command.env("CONCLAVE_TLS_CA_FILE", self.ca());
+            command.env("CONCLAVE_TLS_CERT_FILE", pair.cert).env("CONCLAVE_TLS_KEY_FILE", pair.key);
         }
         command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         command.envs(env.iter().copied());
@@ -406,15 +514,20 @@ impl Cluster {
     }
 
     fn members(&self) -> String {
-        let each = self.founders.iter().map(|&id| format!("{id}={}", self.address(id)));
+        let each = self.founders.iter().map(|&id| match self.options.peer_ports {
+            true => format!("{id}={}/{}", self.peer_address(id), self.address(id)),
+            false => format!("{id}={}", self.address(id)),
+        });
         each.collect::<Vec<_>>().join(",")
     }
 
     fn channel(&self, id: u64) -> Channel {
-        Endpoint::from_shared(self.endpoint(id))
-            .expect("an address is an endpoint")
-            .connect_timeout(ASK_WITHIN)
-            .connect_lazy()
+        let endpoint = Endpoint::from_shared(self.endpoint(id)).expect("an address is an endpoint");
+        let endpoint = endpoint.connect_timeout(ASK_WITHIN);
+        match &self.tls {
+            Some(tls) => endpoint.connect_with_connector_lazy(Dial(tls.identity.clone())),
+            None => endpoint.connect_lazy(),
+        }
     }
 
     fn log_path(&self, id: u64) -> PathBuf {

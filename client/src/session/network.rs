@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use tonic::{Request, Status, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic::{Request, Status, codegen::http::uri::PathAndQuery};
 
 use super::{driver::Outgoing, wire::FrameCodec};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     config::MESSAGE_BYTES_MAX,
     endpoints::{Endpoints, describe, random},
     env::{Boxed, Env, Incoming, Opening},
+    link::Link,
 };
 
 /// See the module.
@@ -58,7 +59,7 @@ impl Env for Network {
     }
 }
 
-async fn open(channel: Channel, outgoing: Outgoing) -> Result<Incoming, Status> {
+async fn open(channel: Link, outgoing: Outgoing) -> Result<Incoming, Status> {
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
     let path = PathAndQuery::from_static("/conclave.v1.Sessions/Stream");

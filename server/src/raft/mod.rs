@@ -13,6 +13,7 @@ mod node;
 mod options;
 mod peers;
 mod snapshot;
+mod trust;
 mod waiters;
 
 use std::{
@@ -34,7 +35,7 @@ use tokio::sync::{oneshot, watch};
 use self::mailbox::Mailbox;
 #[doc(hidden)]
 pub use self::snapshot::{FetchError, check_chunk};
-pub use self::{core::Core, options::Options, peers::PeerService};
+pub use self::{core::Core, options::Options, peers::PeerService, trust::Shown};
 use crate::storage::{
     Identity, Membership, StoreError,
     disk::{Disk, IncomingDir},
@@ -249,7 +250,9 @@ pub fn start(options: Options, publish: Box<dyn Publish>) -> Result<(Handle, Pee
         cluster: options.cluster.clone(),
         data_dir: options.data_dir.clone(),
         queue_bytes_max: options.peer_queue_bytes_max,
+        identity: options.identity.clone(),
     };
+    let trust = trust::Trust::new(local.clone(), options.members.clone(), status.clone());
     let tick = options.tick;
     let server = options.id.0;
     let data_dir = options.data_dir.clone();
@@ -266,7 +269,7 @@ pub fn start(options: Options, publish: Box<dyn Publish>) -> Result<(Handle, Pee
     };
     point!("node-start", |error| Err(StartError::Thread(error)));
     std::thread::Builder::new().name("node".to_owned()).spawn(move || node.run()).map_err(StartError::Thread)?;
-    let service = PeerService { local, inbox: Arc::clone(&inbox) };
+    let service = PeerService { local, inbox: Arc::clone(&inbox), trust };
     let shared = Shared { state, inbox, server, run, count: AtomicU64::new(0), started, status, ended, data_dir };
     Ok((Handle { inner: Arc::new(shared) }, service))
 }

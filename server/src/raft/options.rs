@@ -54,6 +54,8 @@ pub struct Options {
     pub peer_queue_bytes_max: usize,
     /// A leader whose process provably is gone (its port refuses connections) is not waited for.
     pub early_elections: bool,
+    /// Who this server is to its peers; without it, plain text.
+    pub identity: Option<Arc<conclave_tls::Identity>>,
     /// The state's bounds, which a leader sees to.
     pub limits: Limits,
     /// How long a container stays empty before it goes.
@@ -90,6 +92,7 @@ impl Options {
             log_cache_bytes_max: 64 << 20,
             peer_queue_bytes_max: 64 << 20,
             early_elections: true,
+            identity: None,
             limits: Limits::default(),
             container_grace: Duration::from_secs(60),
             history_age: Duration::from_secs(3600),

@@ -18,12 +18,12 @@ use conclave_faults::point;
 use conclave_proto::{
     ServerId,
     peer::{
-        PeerEnd, PeerFrame, PeerHello, PeerItem, SnapshotRequest, peer_client::PeerClient, peer_item::Item,
-        peer_server::Peer,
+        PeerEnd, PeerFrame, PeerHello, PeerItem, SnapshotRequest, VouchReply, VouchRequest, peer_client::PeerClient,
+        peer_item::Item, peer_server::Peer,
     },
 };
+use conclave_tls::Identity;
 use futures_util::{FutureExt as _, Stream};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
@@ -31,8 +31,17 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request as Rpc, Response, Status, Streaming, transport::Endpoint};
 
-use super::{Member, core::Outbound, mailbox::Mailbox, node::Request};
-use crate::storage::disk::IncomingDir;
+use super::{
+    Member,
+    core::Outbound,
+    mailbox::Mailbox,
+    node::Request,
+    trust::{Shown, Trust, server_certificate},
+};
+use crate::{
+    storage::disk::IncomingDir,
+    tls::{self, Once},
+};
 
 /// Version of the protocol between servers.
 const PROTOCOL: u32 = 1;
@@ -66,6 +75,8 @@ pub(super) struct Local {
     pub(super) cluster: String,
     pub(super) data_dir: std::path::PathBuf,
     pub(super) queue_bytes_max: usize,
+    /// Without it, plain text.
+    pub(super) identity: Option<Arc<Identity>>,
 }
 
 impl Local {
@@ -351,6 +362,8 @@ impl Connection {
     /// Never ends.
     async fn keep(self) {
         let mut backoff = BACKOFF.0;
+        // A refusal that stays the same is told once.
+        let mut told = String::new();
         loop {
             let began = Instant::now();
             let error = self.connect_and_send().await;
@@ -369,6 +382,11 @@ impl Connection {
             }
             if was_connected {
                 tracing::info!(peer = %self.peer, address = self.address, error = %error, "lost the connection to a peer");
+                told.clear();
+            } else if error.kind() == io::ErrorKind::InvalidData && error.to_string() != told {
+                // The peer is there, and TLS with it fails: somebody has to do something about that.
+                told = error.to_string();
+                tracing::warn!(peer = %self.peer, address = self.address, error = told, "cannot connect to a peer");
             } else {
                 tracing::debug!(peer = %self.peer, address = self.address, error = %error, "cannot connect to a peer");
                 if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -389,7 +407,7 @@ impl Connection {
     /// Ends when the connection does, with the reason.
     async fn connect_and_send(&self) -> io::Error {
         point!("peer-connect", |error| error);
-        let channel = match connect(&self.address).await {
+        let channel = match connect(&self.local, &self.address).await {
             Ok(channel) => channel,
             Err(error) => return error,
         };
@@ -415,31 +433,15 @@ impl Connection {
     }
 }
 
-/// Hands an open socket to tonic, once.
-struct Connected(Option<TcpStream>);
-
-impl tower_service::Service<http::Uri> for Connected {
-    type Response = TokioIo<TcpStream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: http::Uri) -> Self::Future {
-        let stream = self.0.take().map(TokioIo::new);
-        Box::pin(async move { stream.ok_or_else(|| io::Error::other("the connection is lost")) })
-    }
-}
-
 /// The socket is opened here and not by tonic, so that a refused connection is seen as what it is.
-pub(super) async fn connect(address: &str) -> io::Result<tonic::transport::Channel> {
+pub(super) async fn connect(local: &Local, address: &str) -> io::Result<tonic::transport::Channel> {
+    let identity = local.identity.as_ref();
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    let stream = tls::secure(identity, stream, address).await?;
+    let endpoint = Endpoint::from_shared(format!("{}://{address}", tls::scheme(identity)))
         .map_err(io::Error::other)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -447,7 +449,7 @@ pub(super) async fn connect(address: &str) -> io::Result<tonic::transport::Chann
         .keep_alive_while_idle(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20);
-    endpoint.connect_with_connector(Connected(Some(stream))).await.map_err(io::Error::other)
+    endpoint.connect_with_connector(Once(Some(stream))).await.map_err(io::Error::other)
 }
 
 /// What peers call. Mount [`PeerService::server`] on the listener they know.
@@ -455,6 +457,7 @@ pub(super) async fn connect(address: &str) -> io::Result<tonic::transport::Chann
 pub struct PeerService {
     pub(super) local: Local,
     pub(super) inbox: Inbox,
+    pub(super) trust: Trust,
 }
 
 impl PeerService {
@@ -497,6 +500,7 @@ impl PeerService {
 impl Peer for PeerService {
     async fn stream(&self, request: Rpc<Streaming<PeerFrame>>) -> Result<Response<PeerEnd>, Status> {
         point!("peer-accept", |error| Err(Status::unavailable(error.to_string())));
+        let shown = request.extensions().get::<Shown>().cloned();
         let mut frames = request.into_inner();
         let first = frames.message().await?.unwrap_or_default();
         let Some(PeerItem { item: Some(Item::Hello(hello)) }) = first.items.first() else {
@@ -504,6 +508,7 @@ impl Peer for PeerService {
         };
         self.check_hello(hello).map_err(|status| *status)?;
         let from = ServerId(hello.from);
+        self.check_certificate(shown.as_ref(), from, &hello.address).await?;
         let result = self.receive(from, first, &mut frames).await;
         let _ = self.hand_over([Request::StreamLost(from)]);
         result.map(|()| Response::new(PeerEnd { message: "the stream ended".to_owned() }))
@@ -512,6 +517,7 @@ impl Peer for PeerService {
     type SnapshotStream = super::snapshot::Chunks;
 
     async fn snapshot(&self, request: Rpc<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let shown = request.extensions().get::<Shown>().cloned();
         let request = request.into_inner();
         if request.cluster != self.local.cluster {
             return Err(Status::failed_precondition(format!(
@@ -519,11 +525,31 @@ impl Peer for PeerService {
                 request.from, request.cluster, self.local.cluster
             )));
         }
+        self.check_certificate(shown.as_ref(), ServerId(request.from), "").await?;
         super::snapshot::serve(&self.local, Arc::clone(&self.inbox), request).map(Response::new)
+    }
+
+    async fn vouch(&self, request: Rpc<VouchRequest>) -> Result<Response<VouchReply>, Status> {
+        let shown = request.extensions().get::<Shown>().cloned();
+        let request = request.into_inner();
+        if self.local.identity.is_some() {
+            // Whoever asks may have been forgotten here, so any server of the CA is told; it learns little.
+            server_certificate(shown.as_ref(), ServerId(request.from)).map_err(Status::failed_precondition)?;
+        }
+        let member =
+            request.cluster == self.local.cluster && self.trust.is_member(ServerId(request.id), &request.address);
+        Ok(Response::new(VouchReply { member }))
     }
 }
 
 impl PeerService {
+    async fn check_certificate(&self, shown: Option<&Shown>, from: ServerId, address: &str) -> Result<(), Status> {
+        self.trust.check(shown, from, address).await.map_err(|why| {
+            tracing::error!(peer = %from, why, "refused a peer");
+            Status::failed_precondition(why)
+        })
+    }
+
     async fn receive(
         &self,
         from: ServerId,

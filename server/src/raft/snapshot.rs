@@ -218,7 +218,7 @@ fn received(dir: &Path) -> (u32, u64) {
 
 async fn fetch_once(local: &Local, address: &str, id: &str, dir: &Path) -> Result<(), FetchError> {
     point!("fetch-connect", |error| Err(error.into()));
-    let channel = connect(address).await?;
+    let channel = connect(local, address).await?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(4 * CHUNK_BYTES);
     let (file, offset) = received(dir);
     let request =

@@ -5,14 +5,23 @@ use std::{sync::Arc, time::Duration};
 use conclave_faults::point;
 use conclave_proto::{ServerId, SessionId, v1};
 use conclave_state::{Command, EndReason, Outcome};
-use tonic::{Request, Response, Status};
+use conclave_tls::Identity;
+use tokio::net::TcpStream;
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+};
 
 use super::{
     Service,
+    admit::Caller,
     session::CONFIRM_WITHIN,
     wire::{self, definite},
 };
-use crate::raft::{ChangeError, Member, MemberChange, Role};
+use crate::{
+    raft::{ChangeError, Member, MemberChange, Role},
+    tls::{self, Once},
+};
 
 /// Paths shown of what a session owns.
 const OWNS_MAX: usize = 100;
@@ -25,11 +34,17 @@ const FORWARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// `Admin`, over the shared parts.
 #[derive(Clone)]
-pub(crate) struct Admin(pub Arc<Service>);
+pub(crate) struct Admin {
+    pub(crate) service: Arc<Service>,
+    /// For asking the leader, by its clients' port.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// What is said of the connections among peers.
+    pub(crate) peers_encrypted: bool,
+}
 
 impl Admin {
     fn status(&self) -> v1::StatusReply {
-        let service = &self.0;
+        let service = &self.service;
         let status = service.handle.status().borrow().clone();
         let sizes = service.hub.sizes();
         let state = service.handle.state();
@@ -71,6 +86,8 @@ impl Admin {
                 .collect(),
             diverged: status.diverged,
             fence_epoch: state.fence_epoch(),
+            peers_encrypted: self.peers_encrypted,
+            caller: String::new(),
             progress: status
                 .progress
                 .iter()
@@ -81,7 +98,7 @@ impl Admin {
 
     /// On the leader: sessions and what remains to them by its clock. `None`: this server does not lead.
     async fn sessions_here(&self, asked: &v1::SessionsRequest) -> Option<v1::SessionsReply> {
-        let service = &self.0;
+        let service = &self.service;
         let remaining = service.handle.remaining().await?;
         let state = service.handle.state();
         let limit = match asked.limit {
@@ -114,14 +131,18 @@ impl Admin {
         Some(reply)
     }
 
-    async fn sessions_of_leader(&self, asked: v1::SessionsRequest) -> Result<v1::SessionsReply, v1::Error> {
+    async fn sessions_of_leader(
+        &self,
+        asked: v1::SessionsRequest,
+        token: Option<MetadataValue<Ascii>>,
+    ) -> Result<v1::SessionsReply, v1::Error> {
         let address = {
-            let status = self.0.handle.status();
+            let status = self.service.handle.status();
             let status = status.borrow();
             status
                 .members
                 .iter()
-                .find(|member| member.id == status.leader && member.id != self.0.id)
+                .find(|member| member.id == status.leader && member.id != self.service.id)
                 .map(|member| member.client_address.clone())
         };
         let Some(address) = address else {
@@ -132,15 +153,28 @@ impl Admin {
             definite(v1::Code::Unavailable, true, message)
         };
         point!("admin-forward", |error| Err(unavailable("cannot reach", &error)));
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| unavailable("no such address of", &error))?
-            .connect_timeout(FORWARD_WITHIN)
-            .timeout(CONFIRM_WITHIN)
-            .connect()
+        let endpoint =
+            tonic::transport::Endpoint::from_shared(format!("{}://{address}", tls::scheme(self.identity.as_ref())))
+                .map_err(|error| unavailable("no such address of", &error))?
+                .connect_timeout(FORWARD_WITHIN)
+                .timeout(CONFIRM_WITHIN);
+        let tcp = tokio::time::timeout(FORWARD_WITHIN, TcpStream::connect(&address))
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .map_err(|error| unavailable("cannot reach", &error))?;
+        let stream = tls::secure(self.identity.as_ref(), tcp, &address)
+            .await
+            .map_err(|error| unavailable("no TLS with", &error))?;
+        let channel = endpoint
+            .connect_with_connector(Once(Some(stream)))
             .await
             .map_err(|error| unavailable("cannot reach", &error))?;
         let mut request = Request::new(asked);
-        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+        request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+        // Where servers have no certificates, the asker's token stands for both.
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", token);
+        }
         v1::admin_client::AdminClient::new(channel)
             .max_decoding_message_size(64 << 20)
             .sessions(request)
@@ -151,7 +185,7 @@ impl Admin {
 
     async fn change(&self, change: MemberChange) -> Response<v1::AdminReply> {
         point!("admin-members", |error| reply(Err(definite(v1::Code::Unavailable, true, error.to_string()))));
-        reply(self.0.handle.change_members(change).await.map_err(|error| {
+        reply(self.service.handle.change_members(change).await.map_err(|error| {
             let effect = match error {
                 ChangeError::Refused(_) => v1::Effect::None,
                 ChangeError::Unknown(_) => v1::Effect::Unknown,
@@ -174,10 +208,11 @@ fn refuse(message: impl Into<String>) -> Result<Response<v1::AdminReply>, Status
 
 #[tonic::async_trait]
 impl v1::admin_server::Admin for Admin {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         point!("admin-status", |error| Err(Status::unavailable(error.to_string())));
         let mut status = Self::status(self);
-        let handle = self.0.handle.clone();
+        status.caller = request.extensions().get::<Caller>().map(|caller| caller.name.to_string()).unwrap_or_default();
+        let handle = self.service.handle.clone();
         // Reads directories.
         status.disk_bytes = tokio::task::spawn_blocking(move || handle.disk_bytes()).await.unwrap_or_default();
         Ok(Response::new(status))
@@ -185,13 +220,14 @@ impl v1::admin_server::Admin for Admin {
 
     async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsReply>, Status> {
         let forwarded = request.metadata().contains_key(FORWARDED);
+        let token = request.metadata().get("authorization").cloned();
         let asked = request.into_inner();
-        let answer = match self.0.permit() {
+        let answer = match self.service.permit() {
             Err(error) => Err(error),
             Ok(_permit) => match self.sessions_here(&asked).await {
                 Some(reply) => Ok(reply),
                 None if forwarded => Err(definite(v1::Code::NoLeader, true, "leadership has moved on")),
-                None => self.sessions_of_leader(asked).await,
+                None => self.sessions_of_leader(asked, token).await,
             },
         };
         let answer = answer.unwrap_or_else(|error| v1::SessionsReply { error: Some(error), ..Default::default() });
@@ -201,7 +237,7 @@ impl v1::admin_server::Admin for Admin {
     async fn kill_session(&self, request: Request<v1::KillRequest>) -> Result<Response<v1::AdminReply>, Status> {
         let session = SessionId(request.into_inner().session);
         let command = Command::EndSession { session, reason: EndReason::Killed };
-        Ok(reply(match self.0.propose(command).await {
+        Ok(reply(match self.service.propose(command).await {
             Ok((_, Outcome::Refused(refusal))) => Err(wire::refusal(&refusal)),
             Ok((revision, _)) => Ok(format!("session {session:x} was ended at revision {revision}")),
             Err(error) => Err(wire::propose_error(error)),
@@ -239,7 +275,7 @@ impl v1::admin_server::Admin for Admin {
     ) -> Result<Response<v1::AdminReply>, Status> {
         point!("admin-transfer", |error| Err(Status::unavailable(error.to_string())));
         let to = ServerId(request.into_inner().id);
-        Ok(reply(match self.0.handle.transfer(to).await {
+        Ok(reply(match self.service.handle.transfer(to).await {
             Ok(leader) => Ok(format!("server {leader} leads")),
             Err(message) => Err(definite(v1::Code::Membership, true, message)),
         }))

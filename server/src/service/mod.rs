@@ -2,6 +2,7 @@
 //! between servers is gRPC known.
 
 pub(crate) mod admin;
+pub mod admit;
 pub mod codec;
 pub mod consensus;
 pub mod door;

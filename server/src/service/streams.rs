@@ -19,7 +19,9 @@ use tonic::{
 
 use super::{
     Service,
+    admit::{Caller, How},
     codec::Frames,
+    door::Info,
     outbox::{Drain, Outbox},
     session,
 };
@@ -49,10 +51,19 @@ impl StreamingService<v1::ClientFrame> for Stream {
 
     fn call(&mut self, request: Request<Streaming<v1::ClientFrame>>) -> Self::Future {
         point!("session-accept", |error| std::future::ready(Err(Status::unavailable(error.to_string()))));
+        if let Some(caller) = request.extensions().get::<Caller>()
+            && caller.how != How::Anonymous
+        {
+            tracing::info!(caller = %caller.name, how = ?caller.how, remote = ?remote(&request), "a session stream begins");
+        }
         let outbox = Outbox::new(self.0.limits.outbox_bytes_max.0 as usize);
         self.0.tasks.spawn(session::serve(self.0.clone(), outbox.clone(), request.into_inner()));
         std::future::ready(Ok(Response::new(Drain(outbox))))
     }
+}
+
+fn remote<T>(request: &Request<T>) -> Option<std::net::SocketAddr> {
+    request.extensions().get::<Info>().and_then(|info| info.remote)
 }
 
 impl HttpService<http::Request<Body>> for SessionsServer {

@@ -42,6 +42,18 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub timeout: Span,
+    /// The CA (PEM) that signed the servers' certificates: for https, and for endpoints without http:// or https://.
+    #[arg(long, global = true, env = "CONCLAVE_CA", value_name = "FILE", help_heading = "Global options")]
+    pub ca: Option<PathBuf>,
+    /// The certificate (PEM) by which the servers know this client.
+    #[arg(long, global = true, env = "CONCLAVE_CERT", value_name = "FILE", help_heading = "Global options")]
+    pub cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, global = true, env = "CONCLAVE_KEY", value_name = "FILE", help_heading = "Global options")]
+    pub key: Option<PathBuf>,
+    /// A file with the token by which the servers know this client.
+    #[arg(long, global = true, env = "CONCLAVE_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How results are written.
@@ -87,6 +99,11 @@ pub enum Command {
     Bench(Bench),
     /// Who changed a node (and what is below it), and who held a lock, when.
     History(History),
+    /// Write, lock, check that the token rises, read, and clean up: does the cluster do what it is there for?
+    Verify,
+    /// Make a CA and certificates to begin with.
+    #[command(after_long_help = crate::cert::HELP)]
+    Cert(Cert),
     /// Print a completion script for a shell.
     Completion(Completion),
 }
@@ -429,6 +446,33 @@ pub struct History {
     pub last: Option<usize>,
 }
 
+/// `cert`
+#[derive(Args, Debug)]
+pub struct Cert {
+    /// Write ca.crt, ca.key, server.crt, server.key and the clients' files here. A CA that is there is used.
+    #[arg(long, value_name = "DIR", required_unless_present = "to_secret", conflicts_with = "to_secret")]
+    pub dir: Option<PathBuf>,
+    /// In a pod: make these Kubernetes Secrets, NAME for the servers and NAME-ca for the CA, where they are missing.
+    #[arg(long, value_name = "NAME")]
+    pub to_secret: Option<String>,
+    /// The Secrets' namespace; without it, the pod's own.
+    #[arg(long, value_name = "NAMESPACE", requires = "to_secret")]
+    pub namespace: Option<String>,
+    /// A DNS name (perhaps *.name) or IP address at which the servers are reached; again for each. With neither --name
+    /// nor --client: this machine's own addresses.
+    #[arg(long = "name", value_name = "DNS-OR-IP")]
+    pub names: Vec<String>,
+    /// A client to make a certificate for; again for each.
+    #[arg(long = "client", value_name = "NAME", conflicts_with = "to_secret")]
+    pub clients: Vec<String>,
+    /// Days for which the certificates are valid; a new CA is for ten years.
+    #[arg(long, default_value_t = 365, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
+    /// Where the pod's service account lies.
+    #[arg(long, hide = true, default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
+    pub service_account: PathBuf,
+}
+
 /// `completion`
 #[derive(Args, Debug)]
 pub struct Completion {
@@ -478,6 +522,9 @@ mod tests {
             ("cluster add-learner 4 127.0.0.1:7404", "HostPort(\"127.0.0.1:7404\")"),
             ("bench put -c 128 --value-size 1KiB", "value_size: Size(1024)"),
             ("completion bash", "shell: Bash"),
+            ("get /a --ca ca.crt --cert a.crt --key a.key", "key: Some(\"a.key\")"),
+            ("cert --dir d --name a --name 10.0.0.1 --client bob", "names: [\"a\", \"10.0.0.1\"]"),
+            ("cert --to-secret t --namespace n --name a", "namespace: Some(\"n\")"),
         ] {
             let cli = Cli::try_parse_from(format!("conclave {line}").split(' ')).expect(line);
             let debug = format!("{cli:?}");

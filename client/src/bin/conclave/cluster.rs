@@ -1,9 +1,6 @@
 //! `conclave cluster`: the servers.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_client::{Client, Config, EndpointStatus, Role, ServerId, ServerStatus};
 use serde::Serialize;
@@ -21,6 +18,8 @@ const BEHIND_MAX: u64 = 10_000;
 #[derive(Serialize)]
 struct EndpointJson {
     endpoint: String,
+    /// The connection to it speaks TLS.
+    tls: bool,
     /// Why it did not answer; null if it did.
     error: Option<String>,
     #[serde(flatten)]
@@ -49,6 +48,10 @@ struct StatusJson {
     disk_bytes: u64,
     diverged: bool,
     fence_epoch: u64,
+    /// Its connections with its peers speak TLS.
+    peers_tls: bool,
+    /// Whom it takes the asker for.
+    caller: String,
     members: Vec<MemberJson>,
     /// Only the leader's answer has them.
     progress: Vec<ProgressJson>,
@@ -112,6 +115,8 @@ impl From<ServerStatus> for StatusJson {
             disk_bytes: status.disk_bytes,
             diverged: status.diverged,
             fence_epoch: status.fence_epoch,
+            peers_tls: status.peers_encrypted,
+            caller: status.caller,
             members: status
                 .members
                 .into_iter()
@@ -132,18 +137,18 @@ impl From<ServerStatus> for StatusJson {
 }
 
 /// Asks or changes.
-pub async fn run(client: &Client, timeout: Duration, args: args::Cluster, out: &mut Out) -> Result<(), Failure> {
+pub async fn run(client: &Client, config: &Config, args: args::Cluster, out: &mut Out) -> Result<(), Failure> {
     let admin = client.admin();
     let message = match args {
         args::Cluster::Status => return status(client, out).await,
         args::Cluster::Health => return health(client, out).await,
         args::Cluster::AddLearner { id, address, client_address } => {
             let client_address = client_address.as_ref().unwrap_or(&address).0.clone();
-            let admin = leader(client, timeout).await?.admin();
+            let admin = leader(client, config).await?.admin();
             admin.add_learner(ServerId(id.0), &address.0, &client_address).await?
         }
-        args::Cluster::Promote { id } => leader(client, timeout).await?.admin().promote(ServerId(id.0)).await?,
-        args::Cluster::Remove { id } => leader(client, timeout).await?.admin().remove(ServerId(id.0)).await?,
+        args::Cluster::Promote { id } => leader(client, config).await?.admin().promote(ServerId(id.0)).await?,
+        args::Cluster::Remove { id } => leader(client, config).await?.admin().remove(ServerId(id.0)).await?,
         args::Cluster::Transfer { id } => admin.transfer_leadership(id.map(|id| ServerId(id.0))).await?,
     };
     if out.is_json() { out.json(&MessageJson { message }) } else { out.line(message) }
@@ -151,7 +156,7 @@ pub async fn run(client: &Client, timeout: Duration, args: args::Cluster, out: &
 
 /// A client that begins with the leader: only it changes the membership. Where nobody says who leads, any server does,
 /// and says what is wrong.
-async fn leader(client: &Client, timeout: Duration) -> Result<Client, Failure> {
+async fn leader(client: &Client, config: &Config) -> Result<Client, Failure> {
     let answers = client.admin().status().await;
     let newest = answers.iter().filter_map(|answer| answer.status.as_ref().ok()).max_by_key(|status| status.term);
     let known = newest.and_then(|status| status.members.iter().find(|member| Some(member.id) == status.leader));
@@ -160,7 +165,7 @@ async fn leader(client: &Client, timeout: Duration) -> Result<Client, Failure> {
         answer.status.as_ref().is_ok_and(|s| s.role == Role::Leader && newest.is_some_and(|n| n.term == s.term))
     });
     match itself.map(|answer| &answer.endpoint).or(known.map(|member| &member.client_address)) {
-        Some(address) => Ok(Client::new(Config::new([address.clone()]).with_request_timeout(timeout))?),
+        Some(address) => Ok(Client::new(config.clone().with_endpoints([address.clone()]))?),
         None => Ok(client.clone()),
     }
 }
@@ -168,23 +173,25 @@ async fn leader(client: &Client, timeout: Duration) -> Result<Client, Failure> {
 async fn status(client: &Client, out: &mut Out) -> Result<(), Failure> {
     let answers = client.admin().status().await;
     let silent = answers.iter().all(|answer| answer.status.is_err());
+    let problems = problems(&answers);
     if out.is_json() {
         let list: Vec<EndpointJson> = answers
             .into_iter()
             .map(|answer| match answer.status {
-                Ok(status) => EndpointJson { endpoint: answer.endpoint, error: None, status: Some(status.into()) },
-                Err(error) => EndpointJson { endpoint: answer.endpoint, error: Some(error.to_string()), status: None },
+                Ok(status) => (answer.endpoint, answer.encrypted, None, Some(status.into())),
+                Err(error) => (answer.endpoint, answer.encrypted, Some(error.to_string()), None),
             })
+            .map(|(endpoint, tls, error, status)| EndpointJson { endpoint, tls, error, status })
             .collect();
         out.json(&list)?;
     } else {
-        let mut silences = Vec::new();
         let rows = answers
             .into_iter()
             .map(|answer| match answer.status {
                 Ok(s) => vec![
                     answer.endpoint,
                     s.id.to_string(),
+                    tls_word(answer.encrypted, s.peers_encrypted).to_owned(),
                     if s.diverged { "DIVERGED".to_owned() } else { role_name(s.role).to_owned() },
                     s.leader.map_or("none".to_owned(), |id| id.to_string()),
                     s.term.to_string(),
@@ -196,16 +203,14 @@ async fn status(client: &Client, out: &mut Out) -> Result<(), Failure> {
                     units::bytes(s.disk_bytes),
                     s.version,
                 ],
-                Err(error) => {
-                    silences.push(error.to_string());
-                    vec![answer.endpoint, "-".to_owned(), "no answer".to_owned()]
-                }
+                Err(_) => vec![answer.endpoint, "-".to_owned(), "-".to_owned(), "no answer".to_owned()],
             })
             .collect();
         out.table(
             &[
                 "ENDPOINT",
                 ">ID",
+                "TLS",
                 "ROLE",
                 ">LEADER",
                 ">TERM",
@@ -219,15 +224,29 @@ async fn status(client: &Client, out: &mut Out) -> Result<(), Failure> {
             ],
             rows,
         )?;
-        for silence in silences {
-            out.line(format!("no answer from {silence}"))?;
+        for problem in &problems {
+            out.line(format!("problem: {problem}"))?;
         }
     }
     if silent {
         return Err(Failure::new(exit::UNAVAILABLE, "no server answered")
             .with_hint("are they running? name others with --endpoints or CONCLAVE_ENDPOINTS"));
     }
-    Ok(())
+    match (problems.is_empty(), out.is_json()) {
+        (true, _) => Ok(()),
+        (false, false) => Err(Failure::new(exit::NO, String::new())),
+        (false, true) => Err(Failure::new(exit::NO, format!("not healthy: {}", problems.join("; ")))),
+    }
+}
+
+/// Whether the connection to a server, and those with its peers, are encrypted.
+fn tls_word(client: bool, peers: bool) -> &'static str {
+    match (client, peers) {
+        (true, true) => "yes",
+        (true, false) => "not among servers",
+        (false, true) => "among servers only",
+        (false, false) => "no",
+    }
 }
 
 async fn health(client: &Client, out: &mut Out) -> Result<(), Failure> {
@@ -346,6 +365,8 @@ mod tests {
             members: [1, 2, 3].map(member).to_vec(),
             diverged: false,
             fence_epoch: 0,
+            peers_encrypted: false,
+            caller: "anonymous".to_owned(),
             progress: if role == Role::Leader {
                 [1, 2, 3].map(|id| Progress { id: ServerId(id), matched: Index(50_000), active: true }).to_vec()
             } else {
@@ -364,7 +385,7 @@ mod tests {
         let answers: Vec<EndpointStatus> = servers
             .into_iter()
             .enumerate()
-            .map(|(at, status)| EndpointStatus { endpoint: format!("e{at}"), status: Ok(status) })
+            .map(|(at, status)| EndpointStatus { endpoint: format!("e{at}"), encrypted: false, status: Ok(status) })
             .collect();
         problems(&answers).join("; ")
     }

@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod cert;
 mod cluster;
 mod exit;
 mod history;
@@ -17,6 +18,7 @@ mod queues;
 mod session;
 mod txn;
 mod units;
+mod verify;
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, process::ExitCode};
 
@@ -100,9 +102,26 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     code
 }
 
+fn config(global: &args::Global) -> Result<Config, Failure> {
+    let mut config = Config::new(global.endpoints.clone()).with_request_timeout(global.timeout.0);
+    if let Some(ca) = &global.ca {
+        config = config.with_ca(ca);
+    }
+    config = match (&global.cert, &global.key) {
+        (Some(cert), Some(key)) => config.with_certificate(cert, key),
+        (None, None) => config,
+        (Some(_), None) => return Err(Failure::usage("--cert needs --key, its private key (CONCLAVE_KEY)")),
+        (None, Some(_)) => return Err(Failure::usage("--key needs --cert, its certificate (CONCLAVE_CERT)")),
+    };
+    if let Some(file) = &global.token_file {
+        config = config.with_token_file(file);
+    }
+    Ok(config)
+}
+
 async fn command(cli: Cli) -> Result<u8, Failure> {
     let global = cli.global;
-    let config = Config::new(global.endpoints.clone()).with_request_timeout(global.timeout.0);
+    let config = config(&global)?;
     let client = || Client::new(config.clone()).map_err(Failure::from);
     let mut out = Out::new(global.output);
     match cli.command {
@@ -121,12 +140,14 @@ async fn command(cli: Cli) -> Result<u8, Failure> {
         Command::Locks(args) => locks::run(&client()?, &args, &mut out).await?,
         Command::Session(args) => session::run(&client()?, &args, &mut out).await?,
         Command::Cluster(args) => {
-            let result = cluster::run(&client()?, global.timeout.0, args, &mut out).await;
+            let result = cluster::run(&client()?, &config, args, &mut out).await;
             out.flush()?;
             result?;
         }
         Command::Bench(args) => bench::run(&config, &global.endpoints, args, &mut out).await?,
         Command::History(args) => history::run(&client()?, &args, &mut out).await?,
+        Command::Verify => verify::run(&client()?, global.timeout.0, &mut out).await?,
+        Command::Cert(args) => cert::run(args, &mut out).await?,
         Command::Completion(_) => unreachable!("done without a runtime"),
     }
     out.flush()?;

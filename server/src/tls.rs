@@ -45,10 +45,11 @@ impl Identities {
             files if files == config.tls_files() => clients.clone(),
             files => load(files)?,
         };
-        for identity in [&clients, &peers].into_iter().flatten() {
+        let identities = Self { clients, peers, http: config.tls.http };
+        for (_, identity) in identities.each() {
             examine(identity);
         }
-        Ok(Self { clients, peers, http: config.tls.http })
+        Ok(identities)
     }
 
     /// Each once, with what it is for.

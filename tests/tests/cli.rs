@@ -161,7 +161,7 @@ fn every_mistake_on_the_command_line_gets_a_helpful_line() {
         (&["get", "/a", "-o", "yaml"], 64, "table, json"),
         (&["get", "/a", "--timeout", "5"], 64, "has no unit: write 5s"),
         (&["get", "/a", "--endpoints", "localhost"], 64, "\"localhost\" is not host:port"),
-        (&["get", "/a", "--endpoints", "https://a:1"], 64, "TLS is not supported"),
+        (&["get", "/a", "--endpoints", "https://a:1"], 64, "name the CA that signed the servers' certificates"),
         (&["put", "/a"], 64, "<VALUE>"),
         (&["put", "/a", "x", "--file", "f"], 64, "cannot be used with"),
         (&["put", "/a", "--file", "/nonexistent/file"], 74, "/nonexistent/file"),
@@ -478,7 +478,10 @@ async fn a_conclave_that_slept_past_its_deadline_kills_its_command_on_waking() {
 async fn the_cluster_is_shown_and_its_health_checked() {
     let mut cluster = Cluster::start(3).await.expect("a cluster");
     let cli = Cli::of(&cluster);
+    // A new leader has heard of nobody for a moment, and says so.
+    eventually("healthy", || cli.run(&["cluster", "status"]).status.success());
     let status = cli.json("cluster status");
+    assert!(status[0]["tls"] == false && status[0]["caller"] == "anonymous", "{status}");
     let roles: Vec<&str> = status.as_array().expect("a list").iter().filter_map(|s| s["role"].as_str()).collect();
     assert_eq!(roles.len(), 3, "{status}");
     assert_eq!(roles.iter().filter(|role| **role == "leader").count(), 1, "{status}");
@@ -486,8 +489,15 @@ async fn the_cluster_is_shown_and_its_health_checked() {
     let leader = status[0]["leader"].as_u64().expect("a leader");
     let other = (1..=3).find(|id| *id != leader).expect("three servers");
     cli.ok(&format!("cluster transfer {other}"));
-    eventually("the other leads", || cli.json("cluster status")[0]["leader"].as_u64() == Some(other));
+    let status = || cli.run(&["cluster", "status", "-o", "json"]);
+    eventually("the other leads", || {
+        let answers: Value = serde_json::from_slice(&status().stdout).expect("JSON");
+        answers[0]["leader"].as_u64() == Some(other)
+    });
     cluster.kill(leader).expect("killed");
+    let sick = status();
+    assert_eq!(sick.status.code(), Some(1));
+    assert!(text(&sick.stderr).contains("does not answer"), "{}", text(&sick.stderr));
     let sick = cli.run(&["cluster", "health", "-o", "json"]);
     assert_eq!(sick.status.code(), Some(1));
     let health: Value = serde_json::from_slice(&sick.stdout).expect("JSON");

@@ -289,13 +289,11 @@ async fn a_certificate_alone_makes_nobody_a_peer() {
     cluster.start_server_with(away, &variables).expect("it starts");
     let other = cluster.ids().into_iter().find(|id| *id != away).expect("another");
     let words = format!("the certificate for intruder.test is not for server {away}");
-    eventually("a refusal", || async {
-        if cluster.log(other).contains(&words) { Ok(()) } else { Err(cluster.log(other)) }
-    })
-    .await;
-    told(&cluster.log(away), &["a peer refuses us"]);
-    // Nor is it taken for a server by those who connect to it.
-    told(&cluster.log(other), &["is not for 127.0.0.1: it is for"]);
+    // Refused by those it connects to, told so, and not taken for a server by those who connect to it.
+    for (server, words) in [(other, &*words), (away, "a peer refuses us"), (other, "is not for 127.0.0.1: it is for")] {
+        let log = || cluster.log(server);
+        eventually(words, || async { if log().contains(words) { Ok(()) } else { Err(log()) } }).await;
+    }
     // With its own certificate it is welcome again.
     cluster.kill(away).expect("it ran");
     cluster.start_server(away).expect("again");

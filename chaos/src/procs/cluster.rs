@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
     sync::Arc,
@@ -169,6 +170,7 @@ impl Cluster {
     fn write_certificate(&self, name: &str, made: &Made) -> anyhow::Result<Pair> {
         let pair = self.pair(name);
         fs::write(&pair.key, &made.key).context("no key")?;
+        fs::set_permissions(&pair.key, fs::Permissions::from_mode(0o600)).context("no key of our own")?;
         fs::write(&pair.cert, &made.cert).context("no certificate")?;
         Ok(pair)
     }

@@ -48,7 +48,8 @@ impl Trust {
         }
         let certificate = server_certificate(shown, from)?;
         let known = self.known();
-        let of_it: Vec<&str> = known.iter().filter(|(id, _)| *id == from).map(|(_, address)| &**address).collect();
+        let mut of_it: Vec<&str> = known.iter().filter(|(id, _)| *id == from).map(|(_, address)| &**address).collect();
+        of_it.dedup();
         if of_it.iter().any(|address| certificate.is_for_host(host_of(address))) {
             return Ok(());
         }

@@ -245,8 +245,14 @@ class Pods:
                     path.chmod(0o2775)
                 yield ["--volume", f"{path}:{target}{read_only}"]
             elif "emptyDir" in volume:
-                size = volume["emptyDir"].get("sizeLimit")
-                yield ["--tmpfs", f"{target}:rw,mode=2777,gid={group}" + (f",size={bytes_of(size)}" if size else "")]
+                if size := volume["emptyDir"].get("sizeLimit"):
+                    yield ["--tmpfs", f"{target}:rw,mode=1777,size={bytes_of(size)}"]
+                else:
+                    path = self.directory / "empty" / f"{pod['metadata']['name']}-{volume['name']}-{uuid.uuid4().hex}"
+                    path.mkdir(parents=True)
+                    os.chown(path, 0, group)
+                    path.chmod(0o2777)
+                    yield ["--volume", f"{path}:{target}"]
             elif "configMap" in volume:
                 data = self.api.get("ConfigMap", volume["configMap"]["name"], namespace)["data"]
                 files = {key: value.encode() for key, value in data.items()}

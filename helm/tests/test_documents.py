@@ -117,6 +117,11 @@ def test_alerts_use_metrics_that_exist():
         assert set(re.findall(r"conclave_\w+", rule["annotations"]["runbook"])) <= known
 
 
+def test_without_tls_no_alert_waits_for_certificates():
+    plain = render({"tls": {"mode": "disabled"}, "metrics": {"prometheusRule": {"enabled": True}}}).one("PrometheusRule")
+    assert "tls" not in str(plain) and "tls" in str(rules())
+
+
 def test_alerts_use_limits_that_exist():
     text = (REPOSITORY / "server/src/metrics.rs").read_text()
     limits = re.findall(r'limit=\\?"(\w+)\\?"', str(rules()))
@@ -160,6 +165,10 @@ CASES = {
                                       [series("conclave_keep_alives_unconfirmed_total", "7x40")]),
     "ConclaveOverloaded": ("12m", [series("conclave_proposals_total", "0+3x60", result="overloaded")],
                            [series("conclave_proposals_total", "0+3x60", result="applied")]),
+    "ConclaveCertificateEnds": ("62m", [series("conclave_tls_certificate_expiry_seconds", "1728000x260", use="clients")],
+                                [series("conclave_tls_certificate_expiry_seconds", "2592000x260", use="clients")]),
+    "ConclaveCertificateRefused": ("4m", [series("conclave_tls_reload_failures_total", "0x4 1x20")],
+                                   [series("conclave_tls_reload_failures_total", "1x20")]),
     "ConclaveSlowReader": ("12m", [series("conclave_outbox_bytes_largest", "900x60"), series("conclave_limit", "1000x60", limit="outbox_bytes_max")],
                            [series("conclave_outbox_bytes_largest", "700x60"), series("conclave_limit", "1000x60", limit="outbox_bytes_max")]),
     **{

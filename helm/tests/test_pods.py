@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+import ssl
 import subprocess
 import threading
 import time
@@ -16,13 +17,14 @@ import helm_python as helm
 import pytest
 import yaml
 
-from chart import CHART, NAME, NAMESPACE
+from chart import CHART, NAME, NAMESPACE, TESTS
 from pods import Pods, docker, there
 
 IMAGE = os.environ.get("CONCLAVE_IMAGE", "conclave:dev")
 TIMEOUT = 180
 REPOSITORY, _, TAG = IMAGE.rpartition(":")
 VALUES = {**yaml.safe_load((CHART / "three-with-tls.yaml").read_text()), "image": {"repository": REPOSITORY, "tag": TAG}}
+DEBUG = {"log": {"level": "debug,h2=info"}}
 
 if not there(IMAGE):
     why = f"there is no Docker or no image {IMAGE}: run make image first"
@@ -50,6 +52,21 @@ class Story:
         """The leader's pod."""
         (leader,) = {server["leader"] for server in self.status() if server["leader"]}
         return leader - 1
+
+    def client(self, *words) -> subprocess.CompletedProcess:
+        """A client from outside the release: it knows the CA, and has tokens, but no certificate."""
+        tokens = self.pods.directory / "tokens"
+        if not tokens.exists():
+            tokens.mkdir()
+            (tokens / "right").write_text(TOKEN + "\n")
+            (tokens / "wrong").write_text(TOKEN[::-1] + "\n")
+            (tokens / "ca.crt").write_bytes(base64.b64decode(self.pods.api.get("Secret", "demo-conclave-tls", NAMESPACE)["data"]["ca.crt"]))
+        endpoint = "https://demo-conclave.prod.svc.cluster.local:7401"
+        return subprocess.run(
+            ["docker", "run", "--rm", "--network", self.pods.network, "--user", "65532:65532", "--volume", f"{tokens}:/tokens:ro", "--entrypoint",
+             "/bin/conclave", IMAGE, "--endpoints", endpoint, "--ca", "/tokens/ca.crt", "--timeout", "10s", *words],
+            capture_output=True, text=True, timeout=60,
+        )
 
     def conclave(self, *words, pod: int = 0, check: bool = True) -> str:
         return self.pods.exec(f"demo-conclave-{pod}", "/bin/conclave", *words, check=check)
@@ -168,7 +185,7 @@ def test_a_rolling_restart_interrupts_nobody(story):
     before = {pod: docker("inspect", "--format", "{{.Id}}", story.pods.container(pod)) for pod in story.pods.servers("demo-conclave")}
     story.pods.exits.clear()
     with Writer(story) as writer:
-        story.upgrade(config={"log": {"level": "debug,h2=info"}})
+        story.upgrade(config=DEBUG)
         time.sleep(1)
     after = {pod: docker("inspect", "--format", "{{.Id}}", story.pods.container(pod)) for pod in story.pods.servers("demo-conclave")}
     assert set(before) == set(after) and all(before[pod] != after[pod] for pod in before)
@@ -181,6 +198,33 @@ def test_a_rolling_restart_interrupts_nobody(story):
         assert code == 0 and took < 15, (pod, code, took, log)
     assert any("leadership was handed over" in log for _, _, log in story.pods.exits.values())
     print(f"{writer.done} writes, none failed; stops took", {pod: round(took, 1) for pod, (_, took, _) in story.pods.exits.items()})
+    assert_healthy_and_encrypted(story)
+
+
+def served(story, ordinal: int) -> str:
+    """The certificate that a server shows."""
+    return ssl.get_server_certificate((story.pods.address(f"demo-conclave-{ordinal}"), 7401), timeout=10)
+
+
+def containers(story) -> dict[str, str]:
+    return {pod: docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", story.pods.container(pod)) for pod in story.pods.servers("demo-conclave")}
+
+
+def test_renewing_the_certificate_as_the_readme_says_restarts_nobody(story):
+    old, before = served(story, 0), containers(story)
+    ca = story.pods.api.get("Secret", "demo-conclave-tls", NAMESPACE)["data"]["ca.crt"]
+    # kubectl delete secret FULLNAME-tls, then helm upgrade with the same values.
+    story.pods.api.delete("Secret", NAMESPACE, "demo-conclave-tls")
+    story.upgrade(config=DEBUG)
+    secret = story.pods.api.get("Secret", "demo-conclave-tls", NAMESPACE)["data"]
+    assert secret["ca.crt"] == ca, "the CA is the same"
+    for pod in before:
+        story.pods.exchange_secret(pod, "tls", {key: base64.b64decode(value) for key, value in secret.items()}, 65532)
+    deadline = time.monotonic() + 30
+    while {served(story, ordinal) for ordinal in range(3)} & {old} and time.monotonic() < deadline:
+        time.sleep(1)
+    assert old not in {served(story, ordinal) for ordinal in range(3)}, "an old certificate is still shown"
+    assert containers(story) == before
     assert_healthy_and_encrypted(story)
 
 
@@ -226,7 +270,7 @@ def test_helm_test_notices_a_cluster_that_is_not_well(story):
 
 def test_growing_by_the_lines_of_the_notes(story):
     before = {pod: docker("inspect", "--format", "{{.Id}}", story.pods.container(pod)) for pod in story.pods.servers("demo-conclave")}
-    released = story.upgrade(config={"log": {"level": "debug,h2=info"}}, replicas=5)
+    released = story.upgrade(config=DEBUG, replicas=5)
     lines = [line for line in released["notes"].splitlines() if re.search("add-learner|promote", line)]
     assert len(lines) == 4
     for line in lines:
@@ -244,6 +288,23 @@ def test_growing_by_the_lines_of_the_notes(story):
     assert "before the loss" in story.conclave("get", "/kept", pod=4)
 
 
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def test_whoever_must_say_who_they_are_is_asked(story):
+    story.upgrade(config=DEBUG, replicas=5, auth={"mode": "required", "tokens": {"billing": TOKEN}})
+    stranger = story.client("get", "/kept")
+    assert stranger.returncode == 77, (stranger.returncode, stranger.stderr)
+    wrong = story.client("--token-file", "/tokens/wrong", "get", "/kept")
+    assert wrong.returncode == 77, wrong.stderr
+    known = story.client("--token-file", "/tokens/right", "get", "/kept")
+    assert known.returncode == 0 and "before the loss" in known.stdout, known.stderr
+    print(stranger.stderr, wrong.stderr)
+    # The tests of the release show the servers' certificate.
+    story.helm.test(NAME, timeout=TIMEOUT)
+    assert TOKEN not in "".join(docker("logs", story.pods.container(f"demo-conclave-{n}"), check=False) for n in range(5))
+
+
 def test_uninstalling_stops_the_servers_and_keeps_their_disks(story):
     story.pods.exits.clear()
     story.helm.uninstall(NAME, timeout=TIMEOUT)
@@ -251,3 +312,18 @@ def test_uninstalling_stops_the_servers_and_keeps_their_disks(story):
     assert len(story.pods.exits) == 5 and all(code == 0 for code, _, _ in story.pods.exits.values()), story.pods.exits
     assert {path.name for path in (story.pods.directory / "claims").iterdir()} == {f"data-demo-conclave-{n}" for n in range(5)}
     assert story.pods.api.get("Secret", "demo-conclave-tls", NAMESPACE), "what the hook made stays"
+
+
+def test_one_server_for_a_trial_needs_no_disk_and_no_certificates(tmp_path):
+    values = {**yaml.safe_load((TESTS / "accepted" / "one-for-a-trial.yaml").read_text()), "image": VALUES["image"]}
+    with Pods(tmp_path) as pods:
+        story = Story(pods)
+        try:
+            story.helm.install(CHART, NAME, values, namespace=NAMESPACE, wait="watcher", timeout=60)
+            story.helm.test(NAME, timeout=TIMEOUT)
+        except helm.HelmError as error:
+            raise AssertionError(f"{error}: {pods.api.failures}") from None
+        (server,) = story.status()
+        assert not server["tls"] and not pods.api.all("Secret")
+        story.helm.uninstall(NAME, timeout=TIMEOUT)
+        story.helm.close()

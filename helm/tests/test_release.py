@@ -158,12 +158,23 @@ def test_tokens_reach_a_secret(cluster):
     assert base64.b64decode(data).split() == [b"billing", b"0123456789abcdef"]
 
 
-def test_modes_of_tls_can_be_changed(cluster):
+def test_tls_is_not_turned_on_one_by_one(cluster):
+    """Servers with and without could not speak to each other, and the first to be replaced would never be ready."""
     api, tool = cluster
     tool.install({"tls": {"mode": "disabled"}})
     assert "create Job/demo-conclave-tls" not in api.log
-    tool.upgrade({"tls": {"mode": "selfMade"}})
+    with pytest.raises(helm.HelmError, match="would turn TLS on for a running cluster"):
+        tool.upgrade({"tls": {"mode": "selfMade"}})
+    tool.upgrade({"tls": {"mode": "selfMade"}, "updateStrategy": {"type": "OnDelete"}})
     assert "create Job/demo-conclave-tls" in api.log
+    with pytest.raises(helm.HelmError, match="would turn TLS off"):
+        tool.upgrade({"tls": {"mode": "disabled"}})
+    tool.upgrade({"tls": {"mode": "selfMade"}})
+
+
+def test_who_makes_the_certificates_can_be_changed(cluster):
+    api, tool = cluster
+    tool.install()
     tool.upgrade({"tls": {"mode": "existingSecret", "existingSecret": "mine"}})
     volumes = api.get("StatefulSet", "demo-conclave")["spec"]["template"]["spec"]["volumes"]
     assert [volume["secret"]["secretName"] for volume in volumes if "secret" in volume] == ["mine"]

@@ -50,6 +50,16 @@
   "expr" (printf "conclave_outbox_bytes_largest{%s} > on (pod) (0.8 * conclave_limit{%s,limit=\"outbox_bytes_max\"})" $me $me)
   "summary" (printf "A client of %s reads its events too slowly; its watches will fall behind." $pod)
   "runbook" "It catches up from history. If it stays so, its watches are wider than it needs.") }}
+{{- if ne .Values.tls.mode "disabled" }}
+{{- include "conclave.alert" (dict "root" $root "alert" "ConclaveCertificateEnds" "severity" "warning" "for" "1h"
+  "expr" (printf "conclave_tls_certificate_expiry_seconds{%s} < 21 * 86400" $me)
+  "summary" (printf "The certificate of %s ends in less than three weeks. After that, nobody can connect." $pod)
+  "runbook" (printf "Renew the Secret %s; the servers take it without a restart. If the chart made it (tls.mode selfMade): delete it, then run helm upgrade with the same values." (include "conclave.tlsSecret" .))) }}
+{{- include "conclave.alert" (dict "root" $root "alert" "ConclaveCertificateRefused" "severity" "warning" "for" "0s"
+  "expr" (printf "increase(conclave_tls_reload_failures_total{%s}[15m]) > 0" $me)
+  "summary" (printf "%s cannot use its new certificate files, and keeps the old ones." $pod)
+  "runbook" (printf "Its log says what is wrong with them. Look at the Secret %s: tls.crt and tls.key must belong together, and ca.crt must have signed them." (include "conclave.tlsSecret" .))) }}
+{{- end }}
 {{- range $what, $limit := dict "store_bytes" "store_bytes_max" "nodes" "nodes_max" "sessions" "sessions_max" "connections" "connections_max" }}
 {{- include "conclave.alert" (dict "root" $root "alert" (printf "Conclave%sNearLimit" (regexReplaceAll "_" (title (replace "_" " " $what)) "" | nospace)) "severity" "warning" "for" "10m"
   "expr" (printf "conclave_%s{%s} > on (pod) (0.8 * conclave_limit{%s,limit=\"%s\"})" $what $me $me $limit)

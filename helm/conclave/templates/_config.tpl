@@ -12,6 +12,10 @@
 {{- $initial | default .Values.replicas | int -}}
 {{- end }}
 
+{{- define "conclave.encrypted" -}}
+{{ ne .Values.tls.mode "disabled" }}
+{{- end }}
+
 {{/* A TOML value. Helm reads all numbers as floats, and toToml would write 20 as 20.0. */}}
 {{- define "conclave.toml" -}}
 {{- if kindIs "string" . }}{{ . | toJson }}{{ else if kindIs "bool" . }}{{ . }}{{ else }}{{ int64 . }}{{ end -}}
@@ -95,6 +99,13 @@ token_file = "/etc/conclave/auth/tokens"
 {{- end -}}
 {{- if and $values.service.nodePort (eq $values.service.type "ClusterIP") -}}
 {{- fail "service.nodePort needs service.type NodePort or LoadBalancer" -}}
+{{- end -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "conclave.fullname" .) -}}
+{{- if and $there (gt $replicas 1) (ne $values.updateStrategy.type "OnDelete") -}}
+{{- $was := dig "metadata" "annotations" "conclave/encrypted" "" $there -}}
+{{- if and $was (ne $was (include "conclave.encrypted" .)) -}}
+{{- fail (printf "tls.mode would turn TLS %s for a running cluster: servers speak one or the other, so they must not be replaced one by one; set updateStrategy.type to OnDelete, upgrade, and delete all pods at once" (eq $was "true" | ternary "off" "on")) -}}
+{{- end -}}
 {{- end -}}
 {{- if gt (len (include "conclave.clusterName" .)) 64 -}}
 {{- fail "clusterName has more than 64 bytes" -}}

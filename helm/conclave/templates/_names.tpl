@@ -124,7 +124,7 @@ annotations:
 {{- end }}
 
 {{/* The names a certificate of the servers needs, as a list in JSON. Seven servers' names from the beginning: more servers
-must not need another certificate. The wildcard is for clients; peers compare whole names. */}}
+must not need another certificate. */}}
 {{- define "conclave.tlsNames" -}}
 {{- $full := include "conclave.fullname" . -}}
 {{- $service := printf "%s.%s" $full .Release.Namespace -}}

@@ -278,21 +278,30 @@ async fn silent_connections_are_in_nobodys_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_alone_makes_nobody_a_peer() {
     let mut cluster = Cluster::start_with(options()).await.expect("three servers");
-    let away = cluster.ids().into_iter().find(|id| Some(*id) != futures_leader(&cluster)).expect("a follower");
+    let away = cluster.ids().into_iter().find(|id| Some(*id) != leader_of(&cluster)).expect("a follower");
     cluster.stop(away).expect("it ran");
-    let intruder = cluster.certify("intruder", Whose::Server(&["intruder.test".to_owned()])).expect("made");
-    let variables = [
-        ("CONCLAVE_TLS_CERT_FILE", intruder.cert.display().to_string()),
-        ("CONCLAVE_TLS_KEY_FILE", intruder.key.display().to_string()),
-    ];
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    cluster.start_server_with(away, &variables).expect("it starts");
     let other = cluster.ids().into_iter().find(|id| *id != away).expect("another");
+    let as_another = |name: &str| {
+        let pair = cluster.pair(name);
+        [("CONCLAVE_TLS_CERT_FILE", pair.cert), ("CONCLAVE_TLS_KEY_FILE", pair.key)]
+            .map(|(variable, path)| (variable, path.display().to_string()))
+    };
+    let (intruder, guest) = (as_another("intruder"), as_another("127.0.0.1"));
+    cluster.certify("intruder", Whose::Server(&["intruder.test".to_owned()])).expect("made");
+    cluster.certify("127.0.0.1", Whose::Client("127.0.0.1")).expect("made");
+
+    cluster.start_server_with(away, &intruder.each_ref().map(|(name, path)| (*name, &**path))).expect("it starts");
     let words = format!("the certificate for intruder.test is not for server {away}");
     // Refused by those it connects to, told so, and not taken for a server by those who connect to it.
     for (server, words) in [(other, &*words), (away, "a peer refuses us"), (other, "is not for 127.0.0.1: it is for")] {
-        let log = || cluster.log(server);
-        eventually(words, || async { if log().contains(words) { Ok(()) } else { Err(log()) } }).await;
+        in_log(&cluster, server, words).await;
+    }
+    // The right name, but a client's.
+    cluster.kill(away).expect("it ran");
+    cluster.start_server_with(away, &guest.each_ref().map(|(name, path)| (*name, &**path))).expect("it starts");
+    let words = format!("the certificate of 127.0.0.1 is a client's: it cannot speak as server {away}");
+    for (server, words) in [(other, &*words), (other, "the server's certificate is not made for servers")] {
+        in_log(&cluster, server, words).await;
     }
     // With its own certificate it is welcome again.
     cluster.kill(away).expect("it ran");
@@ -300,7 +309,12 @@ async fn a_certificate_alone_makes_nobody_a_peer() {
     cluster.wait_healthy(PATIENCE).await.expect("all three");
 }
 
-fn futures_leader(cluster: &Cluster) -> Option<u64> {
+async fn in_log(cluster: &Cluster, server: u64, words: &str) {
+    let log = || cluster.log(server);
+    eventually(words, || async { if log().contains(words) { Ok(()) } else { Err(log()) } }).await;
+}
+
+fn leader_of(cluster: &Cluster) -> Option<u64> {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(cluster.leader()))
 }
 
@@ -309,12 +323,12 @@ fn futures_leader(cluster: &Cluster) -> Option<u64> {
 async fn a_newcomer_is_a_peer_once_it_was_added() {
     let mut cluster = Cluster::start_with(options()).await.expect("three servers");
     let client = Client::connect(config(&cluster)).await.expect("a client");
-    let away = cluster.ids().into_iter().find(|id| Some(*id) != futures_leader(&cluster)).expect("a follower");
+    let away = cluster.ids().into_iter().find(|id| Some(*id) != leader_of(&cluster)).expect("a follower");
     cluster.kill(away).expect("it ran");
     let newcomer = cluster.add_server();
     cluster.start_server(newcomer).expect("it starts");
     let address = cluster.address(newcomer).to_string();
-    let leader = |cluster: &Cluster| futures_leader(cluster).map(|id| cluster.endpoint(id));
+    let leader = |cluster: &Cluster| leader_of(cluster).map(|id| cluster.endpoint(id));
     let at_leader = async |cluster: &Cluster| {
         let endpoint = leader(cluster).ok_or("no leader")?;
         Client::connect(Config::new([endpoint]).with_ca(cluster.ca())).await.map_err(|_| "not reached")

@@ -25,7 +25,7 @@ fn options() -> Options {
 
 /// For a client that waits for no server that will not have it.
 fn config(cluster: &Cluster) -> Config {
-    Config::new(cluster.endpoints()).with_ca(cluster.ca()).with_request_timeout(Duration::from_secs(2))
+    Config::new(cluster.endpoints()).with_ca(cluster.ca()).with_request_timeout(Duration::from_secs(4))
 }
 
 fn with_pair(config: Config, pair: &Pair) -> Config {
@@ -95,7 +95,7 @@ async fn a_lock_passes_on_over_tls_when_a_server_dies_and_strangers_are_told_why
 
     // Plain text, on both of a server's ports.
     for address in [cluster.address(1), cluster.peer_address(1)] {
-        let plain = Config::new([format!("http://{address}")]).with_request_timeout(Duration::from_secs(2));
+        let plain = Config::new([format!("http://{address}")]).with_request_timeout(Duration::from_secs(4));
         told(&refused(plain).await, &["this port speaks TLS: write https:// and name the CA"]);
     }
     // Somebody else's CA: the client says at which endpoint, and why.
@@ -103,7 +103,7 @@ async fn a_lock_passes_on_over_tls_when_a_server_dies_and_strangers_are_told_why
     let others = cluster.dir().join("other.crt");
     fs::write(&others, &other.made().cert).expect("writes");
     let said =
-        refused(Config::new([cluster.endpoint(2)]).with_ca(&others).with_request_timeout(Duration::from_secs(2))).await;
+        refused(Config::new([cluster.endpoint(2)]).with_ca(&others).with_request_timeout(Duration::from_secs(4))).await;
     told(&said, &[&cluster.endpoint(2), "the server's certificate was not signed by the CA in", "other.crt"]);
     // Signed by somebody else, and expired.
     let mallory = write(cluster.dir().join("mallory"), &other.issue(Whose::Client("mallory"), DAY).expect("made"));
@@ -114,7 +114,7 @@ async fn a_lock_passes_on_over_tls_when_a_server_dies_and_strangers_are_told_why
     told(&refused(with_pair(config(&cluster), &old)).await, &["refuses our certificate: it has expired"]);
     // A client at the peers' port: it needs a certificate there, and finds no service for clients.
     let at_peers = Config::new([format!("https://{}", cluster.peer_address(1))]).with_ca(cluster.ca());
-    let at_peers = at_peers.with_request_timeout(Duration::from_secs(2));
+    let at_peers = at_peers.with_request_timeout(Duration::from_secs(4));
     told(&refused(at_peers.clone()).await, &["the server wants a certificate, and none was shown"]);
     refused(with_pair(at_peers, &alice)).await;
 

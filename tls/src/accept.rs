@@ -58,6 +58,8 @@ pub enum AcceptError {
 const HANDSHAKE: u8 = 22;
 /// Whoever is turned away is given so long to read why.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// An HTTP/2 client asks something so soon after it has connected.
+const ASKS_WITHIN: Duration = Duration::from_millis(500);
 const WORDS: &str = "this port speaks TLS: write https:// and name the CA";
 
 impl Acceptor {
@@ -93,17 +95,38 @@ impl Acceptor {
     }
 }
 
+/// Reads until a request has begun: the first HEADERS after the client's preface.
+async fn until_asked(tcp: &mut TcpStream) -> io::Result<()> {
+    const PREFACE_BYTES: usize = 24;
+    const HEADERS: u8 = 1;
+    const FRAMES_MAX: usize = 16;
+    let mut preface = [0; PREFACE_BYTES];
+    tcp.read_exact(&mut preface).await?;
+    for _ in 0..FRAMES_MAX {
+        let mut head = [0; 9];
+        tcp.read_exact(&mut head).await?;
+        if head[3] == HEADERS {
+            break;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        tokio::io::copy(&mut (&mut *tcp).take(length.into()), &mut tokio::io::sink()).await?;
+    }
+    Ok(())
+}
+
 /// Says in the caller's own protocol what is wrong: a GOAWAY (RFC 9113, sections 6.8 and 7) to HTTP/2, a page to HTTP/1.
 async fn turn_away(tcp: &mut TcpStream, first: &[u8]) -> io::Result<()> {
     if b"PRI ".starts_with(first) {
         const INADEQUATE_SECURITY: [u8; 4] = [0, 0, 0, 0xc];
-        let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0]; // SETTINGS, empty
+        tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?; // SETTINGS, empty
+        // A caller that has asked nothing yet would see a closed connection and no reason.
+        let _ = tokio::time::timeout(ASKS_WITHIN, until_asked(tcp)).await;
         let length = u8::try_from(8 + WORDS.len()).expect("a short sentence");
-        frames.extend([0, 0, length, 7, 0, 0, 0, 0, 0]); // GOAWAY
-        frames.extend([0; 4]); // nothing was looked at
-        frames.extend(INADEQUATE_SECURITY);
-        frames.extend(WORDS.as_bytes());
-        tcp.write_all(&frames).await?;
+        let mut goaway = vec![0, 0, length, 7, 0, 0, 0, 0, 0];
+        goaway.extend([0; 4]); // nothing was looked at
+        goaway.extend(INADEQUATE_SECURITY);
+        goaway.extend(WORDS.as_bytes());
+        tcp.write_all(&goaway).await?;
     } else {
         let page = format!(
             "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{WORDS}\n",

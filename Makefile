@@ -1,6 +1,7 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim test-chart
+.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim \
+	image test-image test-chart
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -15,6 +16,7 @@ help:
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
 	@echo "make planted  does the simulator find the bugs that are planted? The table in docs/simulator.md"
+	@echo "make image    the container image conclave:dev, from nothing; make test-image tries it with three containers"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
 	@echo "The first build compiles RocksDB, about a quarter of an hour; it is kept outside the checkout."
 
@@ -60,6 +62,13 @@ sim: build
 
 planted: build-faulty
 	@. scripts/env.sh && "$$CARGO_TARGET_DIR/release/conclave-chaos-faulty" sim --planted all
+
+image: build
+	@sh scripts/setup.sh --docker
+	@sh scripts/image.sh
+
+test-image: image
+	@sh scripts/test-image.sh
 
 nightly-sim: build
 	@sh scripts/sim.sh --nightly

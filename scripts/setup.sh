@@ -4,6 +4,7 @@
 #
 #   sh scripts/setup.sh            for building
 #   sh scripts/setup.sh --tests    also what `make test` needs (Chromium, which looks at reports)
+#   sh scripts/setup.sh --docker   also what `make image` needs (Docker, running)
 #   sh scripts/setup.sh --check    also what `make check` needs (rustfmt, clippy, cargo-deny)
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,17 +15,21 @@ die() { say "$*"; exit 1; }
 
 for_check=no
 for_tests=no
+for_docker=no
 case "${1:-}" in
     "") ;;
     --check) for_check=yes ;;
     --tests) for_tests=yes ;;
-    *) die "unknown argument '$1'; use --check, --tests or nothing" ;;
+    --docker) for_docker=yes ;;
+    *) die "unknown argument '$1'; use --check, --tests, --docker or nothing" ;;
 esac
 
 # ---- system packages
 # g++ and libclang-dev are for RocksDB, protobuf-compiler for the Raft library's messages, curl for rustup.
 packages="make g++ libc6-dev libclang-dev protobuf-compiler curl ca-certificates"
 [ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core"
+# Whatever Docker is there will do.
+[ "$for_docker" = no ] || command -v docker >/dev/null 2>&1 || packages="$packages docker.io"
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"
     elif command -v sudo >/dev/null 2>&1; then sudo "$@"
@@ -72,6 +77,17 @@ if [ -z "$have" ] || ! version_at_least "$have" "$RUST_MIN"; then
     fi
     have="$(cargo_version)"
     { [ -n "$have" ] && version_at_least "$have" "$RUST_MIN"; } || die "cargo is still ${have:-missing} after installing Rust $RUST_PINNED"
+fi
+
+# ---- Docker
+if [ "$for_docker" = yes ] && ! docker info >/dev/null 2>&1; then
+    say "starting Docker"
+    as_root sh -c 'service docker start || systemctl start docker' >/dev/null 2>&1 || true
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        if docker info >/dev/null 2>&1; then break; fi
+        sleep 1
+    done
+    docker info >/dev/null 2>&1 || die "Docker does not answer: start its daemon, and see to it that you may use it (docker info)"
 fi
 
 [ "$for_check" = yes ] || exit 0

@@ -200,7 +200,8 @@ impl Client {
     }
 
     /// Goes on with a session that another process (or an earlier run of this one) opened, and that nobody uses any
-    /// more: whoever still does is told that it was replaced, and what it had under way may or may not have happened.
+    /// more: whoever still does is told that it was replaced. What it had under way either happened before this returns, or
+    /// never will.
     ///
     /// # Errors
     /// [`crate::ErrorKind::SessionLost`] if it has ended.

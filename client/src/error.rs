@@ -148,7 +148,7 @@ impl Error {
             Code::NoParent => ErrorKind::NoParent,
             Code::NotEmpty => ErrorKind::NotEmpty,
             Code::EphemeralParent => ErrorKind::EphemeralParent,
-            Code::NoSession | Code::SessionExpired => ErrorKind::SessionLost,
+            Code::NoSession | Code::SessionExpired | Code::SessionTakenOver => ErrorKind::SessionLost,
             Code::Compacted => ErrorKind::Compacted,
             Code::FutureRevision => ErrorKind::FutureRevision,
             Code::NoLeader => ErrorKind::NoLeader,

@@ -161,13 +161,7 @@ fn threads_of_this_machine() -> usize {
 
 /// An error and what led to it, on one line.
 fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    let mut line = format!("conclaved: {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        line.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    eprintln!("{line}");
+    eprintln!("conclaved: {}", crate::chain(error));
     ExitCode::from(code)
 }
 

@@ -11,3 +11,10 @@ pub mod service;
 pub mod storage;
 pub mod timings;
 pub mod tls;
+
+/// An error and its causes, on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

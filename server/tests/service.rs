@@ -484,6 +484,37 @@ async fn a_session_lives_on_another_server_and_its_former_stream_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_taken_over_hears_its_former_process_no_more() {
+    let cluster = Cluster::start(3, |_| {}).await;
+    let leader = cluster.leader().await.id;
+    let [first, second] = [0, 1].map(|n| cluster.servers.iter().filter(|server| server.id != leader).nth(n).unwrap());
+    let mine = v1::Hello { run: 1, ..hello() };
+    let (mut stream, welcome) = Stream::greet(first.channel().await, mine.clone()).await;
+    let _reply = stream.enter("/locks/a/lock-", 5).await;
+
+    // Another process needs to say that it takes the session over; then the numbers from there on are its own.
+    let stranger = v1::Hello { session: welcome.session, run: 2, ..hello() };
+    let mut refused = Stream::open(second.channel().await, vec![Ask::Hello(stranger.clone())]).await;
+    assert_eq!(refused.ended().await.reason(), session_ended::Reason::Replaced);
+    let takes_over = v1::Hello { take_over: true, ..stranger.clone() };
+    let (mut heir, again) = Stream::greet(second.channel().await, takes_over).await;
+    assert_eq!((again.session, again.last_number), (welcome.session, 1));
+
+    // The former stream is on another server, which learns of it from the log; its process does not come back.
+    assert_eq!(stream.ended().await.reason(), session_ended::Reason::Replaced);
+    let back = v1::Hello { session: welcome.session, ..mine };
+    let mut back = Stream::open(first.channel().await, vec![Ask::Hello(back)]).await;
+    assert_eq!(back.ended().await.reason(), session_ended::Reason::Replaced);
+
+    // The heir goes on where the numbers stand, and may lose its stream like anybody.
+    heir.send(vec![Ask::Call(call(2, vec![put("/heir", b"")]))]);
+    assert_eq!(result(&heir.reply().await).results.len(), 1);
+    let (_again, welcome) = Stream::greet(first.channel().await, stranger).await;
+    assert_eq!(welcome.last_number, 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_ends_a_session_and_keep_alives_do_not_let_it() {
     let cluster = Cluster::start(3, |_| {}).await;
     let mut lively = Vec::new();

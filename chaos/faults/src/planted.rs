@@ -59,6 +59,8 @@ bugs! {
     // ------------------------------------------------------------------- the state machine
     /// A repeated request is applied again.
     NoDedup = "no-dedup",
+    /// What the predecessor of a session's process still had under way is applied after the take-over.
+    PredecessorHeard = "predecessor-heard",
     /// A restored state has forgotten the answers that were not acknowledged yet.
     RestoreWithoutDedup = "restore-without-dedup",
     /// A session is expired by the leader of an earlier term.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use conclave_client::Effect;
 use conclave_proto::{NodePath, RequestNumber, Revision, SessionId};
 use conclave_server::raft::{ConfirmError, ProposeError};
 use conclave_state::{By, Command, Compare, EndReason, Kind, Op, OpResult, Outcome, Refusal, Test, Txn};
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    client::seen::{ClientSeen, Ended},
     exec::{Process, Sim},
     node::{Ask, NodeHandle},
     oracle::{Oracles, Seen},
@@ -113,6 +115,8 @@ pub struct Client {
     session: Option<Session>,
     pulse: Arc<Mutex<Pulse>>,
     left: Vec<Place>,
+    /// Writes without a session.
+    puts: u64,
 }
 
 /// The path of a lock.
@@ -130,7 +134,7 @@ impl Client {
         let (sender, mut acts) = mpsc::unbounded_channel();
         let sim = around.sim.clone();
         let mut client =
-            Self { id, around, rng, server: 1, servers, session: None, pulse: Arc::default(), left: Vec::new() };
+            Self { id, around, rng, server: 1, servers, session: None, pulse: Arc::default(), left: Vec::new(), puts: 0 };
         sim.spawn(Process::Client(id, 0), async move {
             while let Some((server, act)) = acts.recv().await {
                 client.server = server;
@@ -149,6 +153,7 @@ impl Client {
         sim.note("act", [self.id, self.server, 0], || format!("client {}: {act:?}", self.id));
         if self.session.is_none() {
             match act {
+                Act::PutOnce { .. } | Act::ReadEverywhere => {}
                 Act::Open { ttl_ms } => self.open(ttl_ms).await,
                 Act::Enqueue { .. } | Act::Put { .. } => self.open(2_000).await,
                 _ => return,
@@ -173,6 +178,7 @@ impl Client {
                 let op = Op::Put { path: key_path(key), data, create_parents: true };
                 self.request(Txn { then: vec![op], ..Txn::default() }).await;
             }
+            Act::PutOnce { key } => self.put_once(key).await,
             Act::Delete { key } => {
                 let op = Op::Delete { path: key_path(key), recursive: false };
                 self.request(Txn { then: vec![op], ..Txn::default() }).await;
@@ -182,6 +188,7 @@ impl Client {
                 self.request(Txn { then: vec![op], ..Txn::default() }).await;
             }
             Act::Read => self.read().await,
+            Act::ReadEverywhere => self.read_everywhere().await,
             Act::Close => self.close().await,
             Act::Vanish => self.vanish(),
             Act::Silent { lasts } => self.pulse.lock().silent_until = sim.now() + lasts,
@@ -243,7 +250,7 @@ impl Client {
         for _ in 0..20 {
             let mut secret = [0; 16];
             self.rng.fill(&mut secret);
-            let command = Command::OpenSession { secret, ttl_ms, name: format!("client {}", self.id) };
+            let command = Command::OpenSession { secret, run: 0, ttl_ms, name: format!("client {}", self.id) };
             match self.propose(command).await {
                 Ok(Outcome::Opened { session: id }) => {
                     self.around.counts.lock().sessions += 1;
@@ -308,7 +315,7 @@ impl Client {
             if self.pulse.lock().over {
                 break;
             }
-            let by = By { session: id, number: RequestNumber(number), acknowledged: RequestNumber(number - 1) };
+            let by = By { session: id, run: 0, number: RequestNumber(number), acknowledged: RequestNumber(number - 1) };
             match self.propose(Command::Txn { by: Some(by), txn: txn.clone() }).await {
                 Ok(Outcome::Refused(Refusal::NoSession { .. })) => break,
                 Ok(outcome) => {
@@ -360,24 +367,42 @@ impl Client {
         self.request(Txn { compare, then, ..Txn::default() }).await;
     }
 
+    /// As a tool writes: no number, so no second attempt; whoever asks is told what is known.
+    async fn put_once(&mut self, key: u8) {
+        self.puts += 1;
+        let value = format!("bare {} {}:", self.id, self.puts);
+        let op = Op::Put { path: key_path(key), data: value.clone().into(), create_parents: true };
+        let ended = match self.propose(Command::Txn { by: None, txn: Txn { then: vec![op], ..Txn::default() } }).await {
+            Ok(Outcome::Txn(result)) => Ended::Ok(result.revision.0),
+            Ok(_) | Err(Failure::Definite) => Ended::Failed(Effect::None),
+            Err(Failure::Unknown) => Ended::Failed(Effect::Unknown),
+        };
+        let seen = ClientSeen::Wrote { op: u64::MAX, path: key_path(key).to_string(), value, ended };
+        self.around.oracles.lock().see(self.sim().now(), &Seen::Client(&seen));
+    }
+
     async fn read(&mut self) {
         let told = *self.around.told.lock();
         self.travel().await;
         let Some(node) = self.node() else { return };
-        let (reply, answer) = oneshot::channel();
-        node.ask(Ask::Barrier { deadline_ms: node.now_ms() + 1_000, reply });
-        if let Some(Ok(Ok(_))) = within(self.sim(), PATIENCE, answer).await {
-            let revision = node.machine.read().revision();
-            self.around.counts.lock().reads += 1;
-            let now = self.sim().now();
-            self.around.oracles.lock().see(now, &Seen::Read { server: node.id, revision, told });
+        read_at(&self.around, node, told).await;
+    }
+
+    async fn read_everywhere(&mut self) {
+        let told = *self.around.told.lock();
+        self.travel().await;
+        let nodes: Vec<_> = self.around.directory.lock().values().cloned().collect();
+        for node in nodes {
+            let around = self.around.clone();
+            let sim = self.sim().clone();
+            sim.spawn(Process::Client(self.id, 0), async move { read_at(&around, node, told).await });
         }
     }
 
     async fn close(&mut self) {
         let Some(session) = self.session.take() else { return };
         self.pulse.lock().over = true;
-        let command = Command::EndSession { session: session.id, reason: EndReason::Closed };
+        let command = Command::EndSession { session: session.id, run: None, reason: EndReason::Closed };
         for _ in 0..5 {
             if self.propose(command.clone()).await.is_ok() {
                 return;
@@ -397,6 +422,18 @@ impl Client {
         let now = self.sim().now();
         let seen = Seen::Silent { session: session.id, ttl_ms: session.ttl_ms };
         self.around.oracles.lock().see(now, &seen);
+    }
+}
+
+/// A linearizable read at one server, begun when so much had been told.
+async fn read_at(around: &Surroundings, node: Arc<NodeHandle>, told: Revision) {
+    let sim = &around.sim;
+    let (reply, answer) = oneshot::channel();
+    node.ask(Ask::Barrier { deadline_ms: node.now_ms() + 1_000, reply });
+    if let Some(Ok(Ok(_))) = within(sim, PATIENCE, answer).await {
+        let revision = node.machine.read().revision();
+        around.counts.lock().reads += 1;
+        around.oracles.lock().see(sim.now(), &Seen::Read { server: node.id, revision, told });
     }
 }
 

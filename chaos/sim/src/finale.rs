@@ -39,7 +39,7 @@ pub async fn obtain(around: Surroundings, locks: Vec<NodePath>) -> Vec<(String, 
     let mut server = 0;
     let mut session = SessionId(0);
     for _ in 0..WITHIN_TRIES {
-        let open = Command::OpenSession { secret: [7; 16], ttl_ms: 60_000, name: "the last one".to_owned() };
+        let open = Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 60_000, name: "the last one".to_owned() };
         if let Some(Outcome::Opened { session: opened }) = propose(&around, &mut server, &open).await {
             session = opened;
             break;
@@ -63,7 +63,7 @@ async fn one(around: &Surroundings, server: &mut usize, session: SessionId, numb
         sequential: true,
         create_parents: Some(Kind::Container),
     };
-    let by = By { session, number: RequestNumber(number), acknowledged: RequestNumber(number - 1) };
+    let by = By { session, run: 0, number: RequestNumber(number), acknowledged: RequestNumber(number - 1) };
     let command = Command::Txn { by: Some(by), txn: Txn { then: vec![create], ..Txn::default() } };
     let mut node_path = None;
     for _ in 0..WITHIN_TRIES {

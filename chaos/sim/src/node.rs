@@ -13,17 +13,18 @@ use std::{
 
 use conclave_proto::{Index, ServerId, SessionId, peer::peer_item::Item};
 use conclave_server::{
+    chain,
     raft::{
         Answer, ChangeError, ConfirmError, Core, Member, MemberChange, Options, ProposeError, Publish, Status,
         core::{Fatal, Outbound},
     },
     service::hub::{Hub, Publisher},
-    storage::{Membership, SnapshotInfo, StoreError},
+    storage::{SnapshotInfo, StoreError},
 };
 use conclave_state::{Applied, Command, Entry, Machine, RequestId};
 use parking_lot::{Mutex, RwLock};
 use prost_raft::Message as _;
-use raft::eraftpb::{ConfState, Message};
+use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     event::Event,
     exec::{Process, Sim},
     life::{Died, Life, Point},
-    oracle::Oracles,
+    oracle::{Oracles, Seen},
     time::{LocalClock, MS, Micros},
 };
 
@@ -235,6 +236,7 @@ pub enum Ended {
 /// The owner's side.
 pub struct Node {
     core: Core<SimStore>,
+    oracles: Arc<Mutex<Oracles>>,
     out: Out,
     handle: Arc<NodeHandle>,
     taken: VecDeque<Ask>,
@@ -292,16 +294,6 @@ fn words(panic: &(dyn Any + Send)) -> String {
     format!("{text}{}", PLACE.with_borrow(String::clone))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Runs a part of a node's life; an end comes out as a value.
 fn live<T>(life: &Life, part: impl FnOnce() -> Result<T, Fatal>) -> Result<T, Ended> {
     let excused = |why: String| {
@@ -331,7 +323,7 @@ impl Node {
         let id = options.id.0;
         let run = rng.u64(..);
         let process = Process::Server(id, start);
-        let bootstrap = first_membership(&options);
+        let bootstrap = options.first_membership();
         let disk_rng = rng.fork();
         let opened = SimStore::open(platter, bootstrap.as_ref(), Arc::clone(&life), sim.clone(), process, disk_rng);
         let (store, recovered) = opened.map_err(|error| Ended::Excused(chain(&error)))?;
@@ -378,6 +370,7 @@ impl Node {
         let out = Out { life, staged: Vec::new(), effects: Vec::new() };
         let mut node = Self {
             core,
+            oracles: Arc::clone(oracles),
             out,
             handle: Arc::new(handle),
             taken: VecDeque::new(),
@@ -476,12 +469,19 @@ impl Node {
         }
     }
 
+    fn renewal_asked(&self, session: SessionId) {
+        self.oracles.lock().see(self.handle.sim.now(), &Seen::RenewalAsked { session });
+    }
+
     fn take(&mut self, ask: Ask) -> Result<(), Fatal> {
         let core = &mut self.core;
         match ask {
             Ask::Propose { count, data, answer } => core.propose(count, data, answer),
             Ask::Barrier { deadline_ms, reply } => core.barrier(deadline_ms, reply),
-            Ask::Renew { session, deadline_ms, reply } => core.renew(session, deadline_ms, reply),
+            Ask::Renew { session, deadline_ms, reply } => {
+                self.renewal_asked(session);
+                self.core.renew(session, deadline_ms, reply);
+            }
             Ask::Change { what, reply } => core.change_members(what, reply),
             Ask::Transfer { to, reply } => core.transfer(to, reply),
             Ask::Stop { deadline_ms } => {
@@ -492,7 +492,14 @@ impl Node {
                 let message = Message::decode(&bytes[..]).expect("it was encoded here");
                 core.step_raft(message, &mut self.out)?;
             }
-            Ask::Item(item) => core.step(item)?,
+            Ask::Item(item) => {
+                if let Item::Renew(renew) = &item {
+                    for &session in &renew.sessions {
+                        self.renewal_asked(SessionId(session));
+                    }
+                }
+                self.core.step(item)?;
+            }
             Ask::Unreachable(peer) => core.unreachable(peer),
             Ask::StreamLost(peer) => self.out.probe(peer),
             Ask::Gone(peer) => core.gone(peer),
@@ -505,18 +512,4 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// What the log of one of the first members begins with.
-fn first_membership(options: &Options) -> Option<Membership> {
-    if !options.members.iter().any(|member| member.id == options.id) {
-        return None;
-    }
-    let mut members = options.members.clone();
-    members.sort_by_key(|member| member.id);
-    let mut conf = ConfState::default();
-    for member in &members {
-        if member.learner { &mut conf.learners } else { &mut conf.voters }.push(member.id.0);
-    }
-    Some(Membership { conf, members })
 }

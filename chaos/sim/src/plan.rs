@@ -31,6 +31,8 @@ pub enum Fault {
     PowerAll { kept: u8, down: Micros },
     /// The server dies at the so-many-th effect from now, by a power cut or killed.
     Cut { server: u64, after: u64, kept: Option<u8>, down: Micros },
+    /// The next server to give its vote loses its power right after; whom it voted for is heard by nobody for so long.
+    CutAtVote { kept: u8, down: Micros, lasts: Micros },
     /// The process stands still.
     Pause { server: u64, stands: Micros },
     /// Its monotonic clock leaps.
@@ -110,12 +112,16 @@ pub enum Act {
     LateLeave,
     /// Writes a key.
     Put { key: u8, value: u32 },
+    /// Writes a key once, without a session and whatever comes of it.
+    PutOnce { key: u8 },
     /// Deletes a key.
     Delete { key: u8 },
     /// Deletes a lock with all that stand in line.
     Raze { lock: u8 },
     /// Asks for a linearizable state.
     Read,
+    /// Asks every server for one, at once.
+    ReadEverywhere,
     /// Closes its session.
     Close,
     /// Falls silent for good; somebody else takes its place.
@@ -212,6 +218,26 @@ impl Plan {
                 plan.push(Step { at, what: What::Trouble { client, trouble } });
             }
         }
+        // What came later has generators of its own: the rest of a seed's plan stays what it was.
+        let mut more = generator(seed, "more");
+        let at = |rng: &mut fastrand::Rng| 2 * SECOND + rng.u64(..profile.chaos - 2 * SECOND);
+        for _ in 0..count / 6 {
+            let (client, server) = (more.u64(..profile.clients), 1 + more.u64(..servers));
+            let act = if more.bool() { Act::PutOnce { key: more.u8(..8) } } else { Act::ReadEverywhere };
+            plan.push(Step { at: at(&mut more), what: What::Act { client, server, act } });
+            if profile.sessions > 0 {
+                let client = client::FIRST + more.u64(..profile.sessions);
+                let job = Job::Spoil { key: more.u8(..client::plan::KEYS) };
+                plan.push(Step { at: at(&mut more), what: What::Job { client, job } });
+            }
+        }
+        if fault_share > 0 && profile.weights.cut > 0 && more.u32(..3) == 0 {
+            for _ in 0..more.u32(1..4) {
+                let (kept, down) = (more.u8(..), more.u64(5 * MS..200 * MS));
+                let fault = Fault::CutAtVote { kept, down, lasts: more.u64(SECOND..5 * SECOND) };
+                plan.push(Step { at: at(&mut more), what: What::Fault(fault) });
+            }
+        }
         plan.sort_by_key(|step| step.at);
         Self { seed, servers, steps: plan }
     }
@@ -293,7 +319,7 @@ fn fault(rng: &mut fastrand::Rng, weights: &Weights, servers: u64, drift_ppm: i6
         }
         9 => {
             let weather = Weather {
-                jitter_us: if rng.bool() { rng.u64(MS..300 * MS) } else { 0 },
+                jitter_us: if rng.bool() { late(rng.u64(MS..300 * MS)) } else { 0 },
                 loss: if rng.bool() { rng.u32(1..300) } else { 0 },
                 doubled: if rng.bool() { rng.u32(1..300) } else { 0 },
                 overtaken: if rng.bool() { rng.u32(1..300) } else { 0 },
@@ -322,6 +348,11 @@ fn fault(rng: &mut fastrand::Rng, weights: &Weights, servers: u64, drift_ppm: i6
     }
 }
 
+/// The longest delays are longer than any round of messages takes to be given up.
+fn late(jitter_us: Micros) -> Micros {
+    if jitter_us > 280 * MS { jitter_us * 8 } else { jitter_us }
+}
+
 impl Fault {
     /// Its class, for the summary.
     #[must_use]
@@ -331,6 +362,7 @@ impl Fault {
             Self::Power { .. } => "power cut",
             Self::PowerAll { .. } => "power cut of all",
             Self::Cut { .. } => "crash at an effect",
+            Self::CutAtVote { .. } => "power cut at a vote",
             Self::Pause { .. } => "process paused",
             Self::Jump { .. } => "monotonic clock leaps",
             Self::Wall { .. } => "wall clock jumps",

@@ -213,6 +213,8 @@ pub(crate) enum Polled {
 
 pub(crate) struct Core {
     secret: [u8; 16],
+    /// Of all processes that know the secret, this one.
+    run: u64,
     begin: Begin,
     session: u64,
     ttl_ms: u64,
@@ -273,6 +275,7 @@ impl Core {
     pub(crate) fn new(
         begin: Begin,
         secret: [u8; 16],
+        run: u64,
         watch_buffer_bytes: usize,
         calls_max: usize,
         opened: oneshot::Sender<Result<()>>,
@@ -283,6 +286,7 @@ impl Core {
         };
         Self {
             secret,
+            run,
             begin,
             session,
             ttl_ms,
@@ -881,6 +885,8 @@ impl Core {
             ttl_ms: self.ttl_ms,
             name,
             seen_revision: self.seen,
+            run: self.run,
+            take_over: self.session != 0 && !self.welcomed,
         }
     }
 
@@ -1054,6 +1060,11 @@ impl Core {
                     self.lose(if self.closing { LostReason::Closed } else { LostReason::Expired });
                     return Advice::Stop;
                 }
+                Verdict::TakenOver => {
+                    self.link = Link::Down; // nothing more is said for a session that is another's
+                    self.lose(LostReason::Replaced);
+                    return Advice::Stop;
+                }
                 // An answer to an earlier sending: the present one will be answered too.
                 Verdict::Again | Verdict::Elsewhere if !counted => return Advice::Stay,
                 Verdict::Elsewhere => return Advice::Move,
@@ -1127,6 +1138,11 @@ impl Core {
                 Verdict::Answer => Err(Error::from_wire(error)),
                 Verdict::NoSession => {
                     self.lose(if self.closing { LostReason::Closed } else { LostReason::Expired });
+                    return Advice::Stop;
+                }
+                Verdict::TakenOver => {
+                    self.link = Link::Down;
+                    self.lose(LostReason::Replaced);
                     return Advice::Stop;
                 }
                 Verdict::Elsewhere => return Advice::Move,
@@ -1382,12 +1398,15 @@ enum Verdict {
     /// Send it again, to another server.
     Elsewhere,
     NoSession,
+    /// The session is another process's.
+    TakenOver,
 }
 
 fn verdict(code: v1::Code) -> Verdict {
     use v1::Code;
     match code {
         Code::NoSession | Code::SessionExpired => Verdict::NoSession,
+        Code::SessionTakenOver => Verdict::TakenOver,
         Code::NoLeader | Code::Overloaded | Code::Timeout | Code::LeadershipLost | Code::OutOfOrder => Verdict::Again,
         Code::Unavailable | Code::Diverged => Verdict::Elsewhere,
         Code::Internal

@@ -137,7 +137,7 @@ impl Handle {
     /// Starts a session, and returns once a server has confirmed it.
     async fn start(env: Arc<dyn Env>, config: &Config, begin: Begin, secret: [u8; 16]) -> Result<Arc<Self>> {
         let (waiter, opened) = oneshot::channel();
-        let core = Core::new(begin, secret, config.watch_buffer_bytes, config.calls_max, waiter);
+        let core = Core::new(begin, secret, env.random(), config.watch_buffer_bytes, config.calls_max, waiter);
         let handle = Arc::new(Self { shared: Arc::new(Shared::new(core, env.clone())) });
         env.spawn(Box::pin(driver::drive(handle.shared.clone())));
         match timeout(&*env, config.request_timeout, opened).await {

@@ -49,14 +49,14 @@ impl Play {
         match words {
             ["open", name, ttl] => {
                 let ttl_ms = ttl.parse().expect("milliseconds");
-                let outcome = self.apply(at, Command::OpenSession { secret: [1; 16], ttl_ms, name: String::new() });
+                let outcome = self.apply(at, Command::OpenSession { secret: [1; 16], run: 0, ttl_ms, name: String::new() });
                 let Outcome::Opened { session } = outcome else { panic!("{outcome:?}") };
                 self.names.insert((*name).to_owned(), session);
                 String::new()
             }
             ["close", name] => {
                 let session = self.names[*name];
-                self.apply(at, Command::EndSession { session, reason: EndReason::Closed });
+                self.apply(at, Command::EndSession { session, run: None, reason: EndReason::Closed });
                 self.settled()
             }
             ["receive", name] => {
@@ -502,7 +502,7 @@ fn a_hundred_thousand_sessions_expire_in_batches_each_once() {
     const SESSIONS: u64 = 100_000;
     let mut machine = Machine::new();
     for index in 1..=SESSIONS {
-        let command = Command::OpenSession { secret: [0; 16], ttl_ms: 10_000, name: String::new() };
+        let command = Command::OpenSession { secret: [0; 16], run: 0, ttl_ms: 10_000, name: String::new() };
         let request = RequestId { server: 1, run: 1, count: index };
         machine.apply(Index(index), Term(1), Some(Entry { request, at_ms: 0, command }));
     }

@@ -509,10 +509,15 @@ impl<S: Store> Core<S> {
         }
         if self.raw.raft.leader_id == peer.0 {
             // Forwarded proposals may be lost with the connection; nobody else would notice before their deadline.
-            self.waiters.fail_all(ProposeError::LeadershipLost);
-            self.give_up_forwarded_changes();
-            self.reclaim_forwarded();
+            self.leader_gone(ProposeError::LeadershipLost);
         }
+    }
+
+    /// For whoever counts on an answer of that leader, or on its leading.
+    fn leader_gone(&mut self, proposals: ProposeError) {
+        self.waiters.fail_all(proposals);
+        self.give_up_forwarded_changes();
+        self.reclaim_forwarded();
     }
 
     /// A peer's process is provably gone: its port refuses connections.
@@ -899,9 +904,7 @@ impl<S: Store> Core<S> {
             true => ProposeError::NoLeader,
             false => ProposeError::LeadershipLost,
         };
-        self.waiters.fail_all(lost);
-        self.give_up_forwarded_changes();
-        self.reclaim_forwarded();
+        self.leader_gone(lost);
         let renewals = self.confirm.restart();
         let held = mem::take(&mut self.held);
         self.duties = None;

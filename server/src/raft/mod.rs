@@ -29,7 +29,6 @@ use conclave_faults::point;
 use conclave_proto::{Index, Revision, ServerId, SessionId, Term};
 use conclave_state::{Applied, Command, Entry, Machine, RequestId};
 use parking_lot::RwLock;
-use raft::eraftpb::ConfState;
 use tokio::sync::{oneshot, watch};
 
 use self::mailbox::Mailbox;
@@ -37,7 +36,7 @@ use self::mailbox::Mailbox;
 pub use self::snapshot::{FetchError, check_chunk};
 pub use self::{core::Core, options::Options, peers::PeerService, trust::Shown};
 use crate::storage::{
-    Identity, Membership, StoreError,
+    Identity, StoreError,
     disk::{Disk, IncomingDir},
 };
 
@@ -235,7 +234,7 @@ pub fn start(options: Options, publish: Box<dyn Publish>) -> Result<(Handle, Pee
     options.check().map_err(StartError::Options)?;
     let runtime = tokio::runtime::Handle::current();
     let identity = Identity { cluster: options.cluster.clone(), server: options.id };
-    let bootstrap = first_membership(&options);
+    let bootstrap = options.first_membership();
     let (store, recovered) = Disk::open(&options.data_dir, &identity, bootstrap.as_ref())?;
     let run = getrandom::u64().map_err(|error| StartError::Options(format!("no random numbers: {error}")))?;
     let inbox: peers::Inbox = Arc::new(Mailbox::new(options.mailbox_max));
@@ -272,20 +271,6 @@ pub fn start(options: Options, publish: Box<dyn Publish>) -> Result<(Handle, Pee
     let service = PeerService { local, inbox: Arc::clone(&inbox), trust };
     let shared = Shared { state, inbox, server, run, count: AtomicU64::new(0), started, status, ended, data_dir };
     Ok((Handle { inner: Arc::new(shared) }, service))
-}
-
-/// What the log of one of the first members begins with.
-fn first_membership(options: &Options) -> Option<Membership> {
-    if !options.members.iter().any(|member| member.id == options.id) {
-        return None;
-    }
-    let mut members = options.members.clone();
-    members.sort_by_key(|member| member.id);
-    let mut conf = ConfState::default();
-    for member in &members {
-        if member.learner { &mut conf.learners } else { &mut conf.voters }.push(member.id.0);
-    }
-    Some(Membership { conf, members })
 }
 
 fn wall_clock_ms() -> u64 {

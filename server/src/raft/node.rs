@@ -118,7 +118,7 @@ impl<S: Store, O: Outbound> Node<S, O> {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve()));
         let (result, replies) = match result {
             Ok(Ok(replies)) => (Ok(()), replies),
-            Ok(Err(fatal)) => (Err(chain(&fatal)), Vec::new()),
+            Ok(Err(fatal)) => (Err(crate::chain(&fatal)), Vec::new()),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
@@ -249,15 +249,4 @@ impl<S: Store, O: Outbound> Node<S, O> {
         }
         Ok(())
     }
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -4,8 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use conclave_proto::ServerId;
 use conclave_state::Limits;
+use raft::eraftpb::ConfState;
 
 use super::Member;
+use crate::storage::Membership;
 use crate::timings::Timings;
 
 /// Everything a node is told at its start. Bounds have their unit at the end of their name.
@@ -67,6 +69,21 @@ pub struct Options {
 }
 
 impl Options {
+    /// What the log of one of the first members begins with; none for a server that waits to be added.
+    #[must_use]
+    pub fn first_membership(&self) -> Option<Membership> {
+        if !self.members.iter().any(|member| member.id == self.id) {
+            return None;
+        }
+        let mut members = self.members.clone();
+        members.sort_by_key(|member| member.id);
+        let mut conf = ConfState::default();
+        for member in &members {
+            if member.learner { &mut conf.learners } else { &mut conf.voters }.push(member.id.0);
+        }
+        Some(Membership { conf, members })
+    }
+
     /// The defaults.
     #[must_use]
     pub fn new(id: ServerId, cluster: impl Into<String>, data_dir: impl Into<PathBuf>, members: Vec<Member>) -> Self {

@@ -236,7 +236,7 @@ impl v1::admin_server::Admin for Admin {
 
     async fn kill_session(&self, request: Request<v1::KillRequest>) -> Result<Response<v1::AdminReply>, Status> {
         let session = SessionId(request.into_inner().session);
-        let command = Command::EndSession { session, reason: EndReason::Killed };
+        let command = Command::EndSession { session, run: None, reason: EndReason::Killed };
         Ok(reply(match self.service.propose(command).await {
             Ok((_, Outcome::Refused(refusal))) => Err(wire::refusal(&refusal)),
             Ok((revision, _)) => Ok(format!("session {session:x} was ended at revision {revision}")),

@@ -45,6 +45,9 @@ const SWITCH_REVISIONS: u64 = 256;
 /// the removal of a whole subtree need not be.)
 pub const REVISION_BYTES_MAX: usize = 16 << 20;
 
+/// What a stream is told when another process took its session over.
+const TAKEN_OVER: &str = "another process took the session over";
+
 /// Names a stream; never used again.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct StreamId(u64);
@@ -76,7 +79,8 @@ struct Inner {
 #[derive(Debug)]
 struct Stream {
     outbox: Arc<Outbox>,
-    session: Option<SessionId>,
+    /// What it speaks for, and the run of the process at its other end.
+    session: Option<(SessionId, u64)>,
     /// By the client's names.
     watches: BTreeMap<u64, Ref>,
     /// Watches that are behind.
@@ -208,7 +212,7 @@ impl Hub {
     pub fn detach(&self, id: StreamId) {
         let mut inner = self.inner.lock();
         let Some(stream) = inner.streams.remove(&id) else { return };
-        if let Some(session) = stream.session
+        if let Some((session, _)) = stream.session
             && inner.sessions.get(&session) == Some(&id)
         {
             inner.sessions.remove(&session);
@@ -218,12 +222,13 @@ impl Hub {
         }
     }
 
-    /// The stream speaks for the session from now on. One that did so before is told that it was replaced. Call it with
-    /// the state locked, so that the session's end cannot slip in between.
-    pub fn claim(&self, id: StreamId, session: SessionId) {
+    /// The stream speaks for the session from now on, for the process with this run. One that did so before is told
+    /// that it was replaced. Call it with the state locked, so that neither the session's end nor another process can
+    /// slip in between.
+    pub fn claim(&self, id: StreamId, session: SessionId, run: u64) {
         let mut inner = self.inner.lock();
         let Some(stream) = inner.streams.get_mut(&id) else { return };
-        stream.session = Some(session);
+        stream.session = Some((session, run));
         if let Some(former) = inner.sessions.insert(session, id)
             && let Some(former) = inner.streams.get(&former)
         {
@@ -833,9 +838,11 @@ impl Inner {
         let streams: Vec<StreamId> = self.streams.keys().copied().collect();
         for id in streams {
             let stream = &self.streams[&id];
-            if let Some(session) = stream.session
-                && machine.session(session).is_none()
-            {
+            let known = stream.session.map(|(session, run)| (session, machine.session(session).map(|it| it.run == run)));
+            if let Some((session, Some(false))) = known {
+                stream.outbox.end(session_ended::Reason::Replaced, TAKEN_OVER);
+                self.sessions.remove(&session);
+            } else if let Some((session, None)) = known {
                 let message = "the session ended while this server was away";
                 stream.outbox.end(session_ended::Reason::NoSession, message);
                 self.sessions.remove(&session);
@@ -856,12 +863,19 @@ pub struct Publisher(Arc<Hub>);
 
 impl Publish for Publisher {
     fn publish(&mut self, machine: &Machine, _: LogIndex, applied: &Applied) {
-        if applied.changes.is_none() && applied.ended.is_empty() {
+        if applied.changes.is_none() && applied.ended.is_empty() && applied.taken_over.is_none() {
             return;
         }
         let mut inner = self.0.inner.lock();
         if let Some(changes) = &applied.changes {
             inner.publish(machine, changes);
+        }
+        if let Some((session, run)) = applied.taken_over
+            && let Some(stream) = inner.sessions.get(&session).and_then(|id| inner.streams.get(id))
+            && stream.session.is_some_and(|(_, other)| other != run)
+        {
+            stream.outbox.end(session_ended::Reason::Replaced, TAKEN_OVER);
+            inner.sessions.remove(&session);
         }
         for (session, reason) in &applied.ended {
             if let Some(id) = inner.sessions.remove(session)

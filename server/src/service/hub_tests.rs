@@ -550,16 +550,16 @@ fn queue_watches_agree_with_counting() {
 #[test]
 fn a_session_ends_on_its_stream_and_a_newer_stream_replaces_it() {
     let mut world = World::new();
-    let open = Command::OpenSession { secret: [7; 16], ttl_ms: 5_000, name: "one".into() };
+    let open = Command::OpenSession { secret: [7; 16], run: 1, ttl_ms: 5_000, name: "one".into() };
     let Outcome::Opened { session } = world.apply(open) else { panic!("not opened") };
     let (old, new) = (world.client(1 << 20), world.client(1 << 20));
-    world.hub.claim(old.id, session);
-    world.hub.claim(new.id, session);
+    world.hub.claim(old.id, session, 1);
+    world.hub.claim(new.id, session, 1);
     assert_eq!((&*old.read(), &*new.read()), ("ended replaced", ""));
     world.hub.detach(old.id);
     world.apply(Command::ExpireSessions { term: Term(1), sessions: vec![SessionId(session.0 + 1), session] });
     assert_eq!(new.read(), "ended expired");
-    let by = By { session, number: RequestNumber(1), acknowledged: RequestNumber(0) };
+    let by = By { session, run: 1, number: RequestNumber(1), acknowledged: RequestNumber(0) };
     let outcome = world.apply(Command::Txn { by: Some(by), txn: Txn { then: vec![put("/a", b"")], ..Txn::default() } });
     assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
     assert_eq!(world.hub.sizes().sessions, 0);

@@ -61,6 +61,8 @@ struct Session<C> {
     outbox: Arc<Outbox>,
     stream: StreamId,
     id: SessionId,
+    /// Of the process at the other end.
+    run: u64,
     ttl: Duration,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     keep_alives: VecDeque<u64>,
@@ -115,6 +117,7 @@ async fn converse<C: Consensus>(
     let Some(Item::Hello(hello)) = items.next().and_then(|item| item.item) else {
         return Err(protocol("the first item of a stream must be Hello"));
     };
+    let run = hello.run;
     let (id, ttl_ms) = if hello.session == 0 {
         open(service, outbox, stream, hello).await?
     } else {
@@ -125,6 +128,7 @@ async fn converse<C: Consensus>(
         outbox: outbox.clone(),
         stream,
         id,
+        run,
         ttl: Duration::from_millis(ttl_ms),
         work: FuturesUnordered::new(),
         keep_alives: VecDeque::new(),
@@ -192,7 +196,8 @@ async fn open<C: Consensus>(
     let secret = secret(&hello)?;
     service.wait_for_leader(LEADER_WITHIN).await;
     let (sender, receiver) = oneshot::channel();
-    let command = Command::OpenSession { secret, ttl_ms: hello.ttl_ms, name: hello.name };
+    let (run, ttl_ms) = (hello.run, hello.ttl_ms);
+    let command = Command::OpenSession { secret, run, ttl_ms, name: hello.name };
     let (answerer, outbox) = (service.clone(), outbox.clone());
     service.handle.propose(
         command,
@@ -203,7 +208,7 @@ async fn open<C: Consensus>(
                 Ok((machine, applied)) => match &applied.outcome {
                     Outcome::Opened { session } => match machine.session(*session) {
                         Some(session) => {
-                            answerer.hub.claim(stream, session.id);
+                            answerer.hub.claim(stream, session.id, run);
                             outbox.notice(welcome(&answerer, machine, session));
                             Ok((session.id, session.ttl_ms))
                         }
@@ -234,6 +239,21 @@ async fn resume<C: Consensus>(
     if timeout(&*service.time, CONFIRM_WITHIN, seen).await.is_none() {
         return Err(away(format!("revision {} has not reached this server", hello.seen_revision)));
     }
+    match claim(service, outbox, stream, id, &hello, secret)? {
+        Some(ttl_ms) => Ok((id, ttl_ms)),
+        None => take_over(service, outbox, stream, id, hello.run).await,
+    }
+}
+
+/// The TTL of a session that the stream may speak for at once; none if it is to be taken over from another process first.
+fn claim<C: Consensus>(
+    service: &Arc<Service<C>>,
+    outbox: &Outbox,
+    stream: StreamId,
+    id: SessionId,
+    hello: &v1::Hello,
+    secret: [u8; 16],
+) -> Result<Option<u64>, End> {
     let state = service.handle.state();
     let Some(session) = state.session(id) else {
         return Err(End(Reason::NoSession, Refusal::NoSession { session: id }.to_string()));
@@ -243,9 +263,48 @@ async fn resume<C: Consensus>(
     if differs != 0 {
         return Err(End(Reason::WrongSecret, format!("the secret is not that of session {id:x}")));
     }
-    service.hub.claim(stream, id);
+    if session.run != hello.run {
+        return if hello.take_over { Ok(None) } else { Err(taken_over(id)) };
+    }
+    service.hub.claim(stream, id, hello.run);
     outbox.notice(welcome(service, &state, session));
-    Ok((id, session.ttl_ms))
+    Ok(Some(session.ttl_ms))
+}
+
+fn taken_over(session: SessionId) -> End {
+    End(Reason::Replaced, Refusal::TakenOver { session }.to_string())
+}
+
+/// Another process speaks for the session from now on; what its predecessor has under way will be refused.
+async fn take_over<C: Consensus>(
+    service: &Arc<Service<C>>,
+    outbox: &Arc<Outbox>,
+    stream: StreamId,
+    id: SessionId,
+    run: u64,
+) -> Result<(SessionId, u64), End> {
+    let (sender, receiver) = oneshot::channel();
+    let (answerer, outbox) = (service.clone(), outbox.clone());
+    service.handle.propose(
+        Command::TakeOver { session: id, run },
+        Box::new(move |answer| {
+            let taken = match answer {
+                Err(error) => Err(away(error)),
+                // It may have ended, or been taken by a third, if this answer is to a repetition.
+                Ok((machine, _)) => match machine.session(id) {
+                    None => Err(End(Reason::NoSession, Refusal::NoSession { session: id }.to_string())),
+                    Some(session) if session.run != run => Err(taken_over(id)),
+                    Some(session) => {
+                        answerer.hub.claim(stream, id, run);
+                        outbox.notice(welcome(&answerer, machine, session));
+                        Ok((id, session.ttl_ms))
+                    }
+                },
+            };
+            let _ = sender.send(taken); // the client may have gone
+        }),
+    );
+    receiver.await.unwrap_or_else(|_| Err(away("the server is stopping")))
 }
 
 impl<C: Consensus> Session<C> {
@@ -379,7 +438,8 @@ impl<C: Consensus> Session<C> {
     }
 
     fn by(&self, number: u64, acknowledged: u64) -> By {
-        By { session: self.id, number: RequestNumber(number), acknowledged: RequestNumber(acknowledged) }
+        let (number, acknowledged) = (RequestNumber(number), RequestNumber(acknowledged));
+        By { session: self.id, run: self.run, number, acknowledged }
     }
 
     fn refuse(&self, slot: SlotId, call: u64, error: v1::Error) {
@@ -486,13 +546,18 @@ impl<C: Consensus> Session<C> {
         }));
     }
 
+    /// What ends the session, at its client's wish.
+    fn end(&self) -> Command {
+        Command::EndSession { session: self.id, run: Some(self.run), reason: EndReason::Closed }
+    }
+
     fn close(&mut self) {
         if self.closing {
             return;
         }
         self.closing = true;
         let service = self.service.clone();
-        let command = Command::EndSession { session: self.id, reason: EndReason::Closed };
+        let command = self.end();
         self.work.push(Box::pin(async move { Done::Closed(service.propose(command).await.map(drop)) }));
     }
 
@@ -538,7 +603,7 @@ impl<C: Consensus> Session<C> {
             Done::Closed(Err(error)) => {
                 tracing::debug!(session = %self.id, %error, "closing the session again");
                 let service = self.service.clone();
-                let command = Command::EndSession { session: self.id, reason: EndReason::Closed };
+                let command = self.end();
                 self.work.push(Box::pin(async move {
                     service.time.sleep(AGAIN_AFTER).await;
                     Done::Closed(service.propose(command).await.map(drop))

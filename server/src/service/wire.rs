@@ -259,6 +259,7 @@ pub fn refusal(refusal: &Refusal) -> v1::Error {
         Refusal::Limit { op, .. } => (Code::Limit, true, *op),
         Refusal::Invalid { op, .. } => (Code::InvalidArgument, false, *op),
         Refusal::NoSession { .. } => (Code::NoSession, false, None),
+        Refusal::TakenOver { .. } => (Code::SessionTakenOver, false, None),
         Refusal::OutOfOrder { .. } => (Code::OutOfOrder, true, None),
         Refusal::AnswerForgotten { .. } => (Code::AnswerForgotten, false, None),
         Refusal::StaleTerm => (Code::Internal, false, None),

@@ -36,6 +36,7 @@ impl Bench {
         let number = self.numbers[client];
         let by = By {
             session: SessionId(client as u64 + 1),
+            run: 0,
             number: RequestNumber(number),
             acknowledged: RequestNumber(number - 1),
         };
@@ -74,7 +75,7 @@ fn path(text: &str) -> NodePath {
 fn main() {
     let mut bench = Bench { machine: Machine::new(), numbers: vec![0; SESSIONS as usize], bytes_written: 0 };
     for _ in 0..SESSIONS {
-        bench.apply(Command::OpenSession { secret: [0; 16], ttl_ms: 10_000, name: "cost".into() });
+        bench.apply(Command::OpenSession { secret: [0; 16], run: 0, ttl_ms: 10_000, name: "cost".into() });
     }
     let data = bytes::Bytes::from(vec![7; 256]);
     let keys: Vec<NodePath> = (0..100_000).map(|i| path(&format!("/bench/key-{i:06}"))).collect();

@@ -34,6 +34,8 @@ pub struct Entry {
 pub struct By {
     /// Whose.
     pub session: SessionId,
+    /// Which of the processes that know the session's secret; see [`Command::TakeOver`].
+    pub run: u64,
     /// Its number: one more than the last applied, or a repetition.
     pub number: RequestNumber,
     /// The session has the answers of all numbers up to here; they may be forgotten.
@@ -62,15 +64,27 @@ pub enum Command {
     OpenSession {
         /// Shown again to resume it.
         secret: [u8; 16],
+        /// Drawn by the process that speaks for it.
+        run: u64,
         /// Within `Limits`.
         ttl_ms: u64,
         /// For people.
         name: String,
     },
+    /// Another process, which proved the secret at the door, speaks for the session from now on. What its predecessor
+    /// still has under way is refused when it comes, so that the numbers after the last one are the successor's alone.
+    TakeOver {
+        /// Which.
+        session: SessionId,
+        /// Drawn by that process.
+        run: u64,
+    },
     /// Ends a session because its client (who proved the secret at the door) or an administrator asked.
     EndSession {
         /// Which.
         session: SessionId,
+        /// The process that asks; none for an administrator.
+        run: Option<u64>,
         /// `Closed` or `Killed`.
         reason: crate::EndReason,
     },
@@ -132,6 +146,7 @@ impl Command {
             Self::Txn { .. }
             | Self::Refused { .. }
             | Self::OpenSession { .. }
+            | Self::TakeOver { .. }
             | Self::EndSession { .. }
             | Self::RaiseFenceEpoch { .. } => None,
         }

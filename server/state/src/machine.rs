@@ -38,6 +38,8 @@ pub struct Applied {
     pub changes: Option<Arc<RevisionChanges>>,
     /// Sessions this entry ended.
     pub ended: Vec<(SessionId, EndReason)>,
+    /// The session that another process speaks for since this entry, and that process's run.
+    pub taken_over: Option<(SessionId, u64)>,
     /// The checkpoint this entry was.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -60,6 +62,8 @@ pub struct Session {
     pub id: SessionId,
     /// Shown to resume it.
     pub secret: [u8; 16],
+    /// The process that speaks for it.
+    pub run: u64,
     /// Milliseconds of silence it survives.
     pub ttl_ms: u64,
     /// What a new leader grants it: the TTL, or less if a checkpoint said so.
@@ -149,7 +153,7 @@ impl Machine {
         assert_eq!(index, self.applied.next(), "the log has no gaps");
         self.applied = index;
         self.unsaved = true;
-        let mut applied = Applied { outcome: Outcome::Done, changes: None, ended: Vec::new(), checkpoint: None };
+        let mut applied = Applied { outcome: Outcome::Done, changes: None, ended: Vec::new(), taken_over: None, checkpoint: None };
         if let Some(Entry { request: _, at_ms, command }) = entry {
             let at = Moment { revision: self.revision().next(), at_ms };
             applied.outcome = self.command(index, term, at, command, &mut applied);
@@ -168,8 +172,20 @@ impl Machine {
         match command {
             Command::Txn { by, txn } => self.txn(by, txn, at),
             Command::Refused { by, refusal } => self.refused(&by, refusal),
-            Command::OpenSession { secret, ttl_ms, name } => self.open_session(index, at, secret, ttl_ms, name),
-            Command::EndSession { session, reason } => {
+            Command::OpenSession { secret, run, ttl_ms, name } => {
+                self.open_session(index, at, secret, run, ttl_ms, name)
+            }
+            Command::TakeOver { session, run } => match self.sessions.take_over(session, run) {
+                None => Outcome::Refused(Refusal::NoSession { session }),
+                Some(taken) => {
+                    applied.taken_over = taken.then_some((session, run));
+                    Outcome::Done
+                }
+            },
+            Command::EndSession { session, run, reason } => {
+                if run.is_some_and(|run| self.sessions.get(session).is_some_and(|session| session.run != run)) {
+                    return Outcome::Refused(Refusal::TakenOver { session });
+                }
                 if reason == EndReason::Expired {
                     let what = "a session expires by ExpireSessions only".to_owned();
                     return Outcome::Refused(Refusal::Invalid { what, op: None });
@@ -277,7 +293,15 @@ impl Machine {
         }
     }
 
-    fn open_session(&mut self, index: Index, at: Moment, secret: [u8; 16], ttl_ms: u64, name: String) -> Outcome {
+    fn open_session(
+        &mut self,
+        index: Index,
+        at: Moment,
+        secret: [u8; 16],
+        run: u64,
+        ttl_ms: u64,
+        name: String,
+    ) -> Outcome {
         let limits = &self.limits;
         let name_bytes = name.len() as u64;
         let refused = |limit: &str, max: u64, asked: u64| {
@@ -299,6 +323,7 @@ impl Machine {
         self.sessions.open(Session {
             id,
             secret,
+            run,
             ttl_ms,
             remaining_ms: ttl_ms,
             name,

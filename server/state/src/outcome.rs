@@ -147,6 +147,12 @@ pub enum Refusal {
         /// Which.
         session: SessionId,
     },
+    /// Another process speaks for the session.
+    #[error("session {session:x} was taken over by another process")]
+    TakenOver {
+        /// Which.
+        session: SessionId,
+    },
     /// Earlier numbers have not been applied.
     #[error("request out of order: number={number} expected={expected}")]
     OutOfOrder {

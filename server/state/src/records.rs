@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::{Entry, Limits, Node, Outcome, RequestId, RestoreError};
 
 /// First byte of every value and of every log entry.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
 
 /// Answers up to this many bytes live in their session's progress record; larger ones each have their own, so that
 /// one of them is not written again with every request.
@@ -114,6 +114,7 @@ pub(crate) struct MetaRecord {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct SessionRecord {
     pub(crate) secret: [u8; 16],
+    pub(crate) run: u64,
     pub(crate) ttl_ms: u64,
     pub(crate) remaining_ms: u64,
     pub(crate) name: String,

@@ -74,6 +74,7 @@ pub(crate) struct Sessions {
 fn session_record(session: &Session) -> SessionRecord {
     SessionRecord {
         secret: session.secret,
+        run: session.run,
         ttl_ms: session.ttl_ms,
         remaining_ms: session.remaining_ms,
         name: session.name.clone(),
@@ -156,12 +157,26 @@ impl Sessions {
         Some(remaining_ms)
     }
 
+    /// Another process speaks for the session from now on; false if it does already. `None` if there is no such session.
+    pub(crate) fn take_over(&mut self, id: SessionId, run: u64) -> Option<bool> {
+        let session = &mut self.open.get_mut(&id)?.session;
+        let other = session.run != run;
+        if other {
+            session.run = run;
+            self.unsaved.entry(id).or_default().session = true;
+        }
+        Some(other)
+    }
+
     /// Whether a numbered request is to be applied.
     pub(crate) fn admit(&self, by: &By, limits: &Limits) -> Admission {
         let refused = |refusal| Admission::Answered(Outcome::Refused(refusal));
         let Some(state) = self.open.get(&by.session) else {
             return refused(Refusal::NoSession { session: by.session });
         };
+        if by.run != state.session.run && !planted!(PredecessorHeard) {
+            return refused(Refusal::TakenOver { session: by.session });
+        }
         let (last, acknowledged) = (state.session.last_number, state.acknowledged);
         let expected = last.next();
         if by.number > expected {
@@ -283,9 +298,9 @@ impl Sessions {
 
     /// Puts back a session's record.
     pub(crate) fn restore(&mut self, id: SessionId, record: SessionRecord, digest: u128) {
-        let SessionRecord { secret, ttl_ms, remaining_ms, name, opened_revision, opened_ms } = record;
+        let SessionRecord { secret, run, ttl_ms, remaining_ms, name, opened_revision, opened_ms } = record;
         let last_number = RequestNumber(0);
-        let session = Session { id, secret, ttl_ms, remaining_ms, name, opened_revision, opened_ms, last_number };
+        let session = Session { id, secret, run, ttl_ms, remaining_ms, name, opened_revision, opened_ms, last_number };
         let mut state = State::new(session);
         state.session_digest = digest;
         self.sum = self.sum.wrapping_add(digest);

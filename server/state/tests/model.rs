@@ -40,6 +40,7 @@ enum Step {
     Open { ttl_ms: u64 },
     Txn { session: Option<usize>, number: Numbered, txn: Txn },
     Refused { session: usize, number: Numbered },
+    TakeOver { session: usize, run: u64 },
     End { session: usize, reason: EndReason },
     Expire { sessions: Vec<usize>, stale: bool },
     Checkpoint { session: usize, remaining_ms: u64, stale: bool },
@@ -55,6 +56,8 @@ enum Numbered {
     Next { unacknowledged: u64 },
     Repeat { back: u64 },
     Gap,
+    /// From a process that another took the session over from.
+    Predecessor,
 }
 
 fn some_path() -> impl Strategy<Value = NodePath> {
@@ -113,6 +116,7 @@ fn some_numbered() -> impl Strategy<Value = Numbered> {
         8 => (0_u64..4).prop_map(|unacknowledged| Numbered::Next { unacknowledged }),
         2 => (0_u64..6).prop_map(|back| Numbered::Repeat { back }),
         1 => Just(Numbered::Gap),
+        1 => Just(Numbered::Predecessor),
     ]
 }
 
@@ -126,6 +130,7 @@ fn some_step() -> impl Strategy<Value = Step> {
         20 => (proptest::option::weighted(0.9, 0_usize..4), some_numbered(), prop_oneof![2 => single, 1 => txn])
             .prop_map(|(session, number, txn)| Step::Txn { session, number, txn }),
         1 => (0_usize..4, some_numbered()).prop_map(|(session, number)| Step::Refused { session, number }),
+        1 => (0_usize..4, 0_u64..3).prop_map(|(session, run)| Step::TakeOver { session, run }),
         1 => (0_usize..4, any::<bool>()).prop_map(|(session, closed)| Step::End {
             session,
             reason: if closed { EndReason::Closed } else { EndReason::Killed }
@@ -151,6 +156,8 @@ struct ModelSession {
     acknowledged: u64,
     /// All answers ever given, by number.
     answers: Vec<Outcome>,
+    /// Of the process that speaks for it.
+    run: u64,
 }
 
 #[derive(Default)]
@@ -472,7 +479,7 @@ impl World {
         match step {
             Step::Open { ttl_ms } => {
                 let secret = [count as u8; 16];
-                let applied = self.apply(at_ms, Command::OpenSession { secret, ttl_ms: *ttl_ms, name: "x".into() });
+                let applied = self.apply(at_ms, Command::OpenSession { secret, run: 0, ttl_ms: *ttl_ms, name: "x".into() });
                 match applied.outcome {
                     Outcome::Opened { session } => {
                         let new = ModelSession { ttl_ms: *ttl_ms, remaining_ms: *ttl_ms, ..ModelSession::default() };
@@ -503,10 +510,21 @@ impl World {
                     self.answered(Some(by), outcome);
                 }
             }
+            Step::TakeOver { session, run } => {
+                let session = self.session(*session);
+                let applied = self.apply(at_ms, Command::TakeOver { session, run: *run });
+                let known = self.model.sessions.get_mut(&session);
+                let other = known.as_ref().is_some_and(|session| session.run != *run);
+                assert_eq!(applied.taken_over, other.then_some((session, *run)));
+                assert_eq!(applied.outcome == Outcome::Done, known.is_some());
+                if let Some(session) = known {
+                    session.run = *run;
+                }
+            }
             Step::End { session, reason } => {
                 let session = self.session(*session);
                 let known = self.model.sessions.contains_key(&session);
-                let applied = self.apply(at_ms, Command::EndSession { session, reason: *reason });
+                let applied = self.apply(at_ms, Command::EndSession { session, run: None, reason: *reason });
                 assert_eq!(applied.ended, if known { vec![(session, *reason)] } else { vec![] });
                 self.model.end(&[session]);
             }
@@ -589,7 +607,10 @@ impl World {
     fn by(&self, session: usize, number: Numbered) -> conclave_state::By {
         let session = self.session(session);
         let last = self.model.sessions.get(&session).map_or(0, |session| session.answers.len() as u64);
+        let run = self.model.sessions.get(&session).map_or(0, |session| session.run);
+        let by = |session, number, acknowledged| conclave_state::By { run, ..by(session, number, acknowledged) };
         match number {
+            Numbered::Predecessor => conclave_state::By { run: run + 1, ..by(session, last + 1, 0) },
             Numbered::Next { unacknowledged } => by(session, last + 1, last.saturating_sub(unacknowledged)),
             Numbered::Repeat { back } => by(session, last.saturating_sub(back).max(1), 0),
             Numbered::Gap => by(session, last + 2, 0),
@@ -604,6 +625,10 @@ impl World {
             assert_eq!(*outcome, Outcome::Refused(Refusal::NoSession { session: by.session }));
             return false;
         };
+        if by.run != session.run {
+            assert_eq!(*outcome, Outcome::Refused(Refusal::TakenOver { session: by.session }));
+            return false;
+        }
         let last = session.answers.len() as u64;
         if number == last + 1 {
             return true;

@@ -8,7 +8,7 @@ use conclave_state::{Command, Kind, Machine, Op, Outcome, Txn};
 /// A little of everything, and a large answer that has its own record.
 fn lived() -> Replica {
     let mut replica = Replica::default();
-    let opened = replica.apply(Command::OpenSession { secret: [7; 16], ttl_ms: 3_000, name: "host:1".into() });
+    let opened = replica.apply(Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 3_000, name: "host:1".into() });
     let Outcome::Opened { session } = opened.outcome else { panic!("{opened:?}") };
     let lock = |path| Op::Create {
         path,

@@ -65,7 +65,7 @@ impl Play {
             "open" => {
                 let [name, ttl] = words[..] else { panic!("open NAME TTL: {what}") };
                 let command =
-                    Command::OpenSession { secret: [3; 16], ttl_ms: ttl.parse().expect("ms"), name: name.into() };
+                    Command::OpenSession { secret: [3; 16], run: 0, ttl_ms: ttl.parse().expect("ms"), name: name.into() };
                 let applied = self.apply(command);
                 if let Outcome::Opened { session } = applied.outcome {
                     self.sessions.insert(name.to_owned(), session);
@@ -75,7 +75,15 @@ impl Play {
             }
             "close" | "kill" => {
                 let reason = if first == "close" { EndReason::Closed } else { EndReason::Killed };
-                self.do_it(Command::EndSession { session: self.session(words[0]), reason })
+                let (session, run) = self.speaker(words[0]);
+                self.do_it(Command::EndSession { session, run: (first == "close").then_some(run), reason })
+            }
+            // `take-over a 2`: process 2 speaks for it; then `a:2 txn` is its request, and `a txn` its predecessor's.
+            "take-over" => {
+                let run = words[1].parse().expect("a number");
+                let applied = self.apply(Command::TakeOver { session: self.session(words[0]), run });
+                let told = self.tell(&applied);
+                if applied.taken_over.is_some() { format!("taken {told}").trim_end().to_owned() } else { told }
             }
             // `expire@4 a b`: by a leader of term 4.
             _ if first.starts_with("expire") => {
@@ -131,7 +139,7 @@ impl Play {
             }
             "epoch" => self.do_it(Command::RaiseFenceEpoch { epoch: words[0].parse().expect("a number") }),
             "refuse" => {
-                let by = By { session: self.session(words[0]), number: number(words[1]), acknowledged: number("0") };
+                let by = By { session: self.session(words[0]), run: 0, number: number(words[1]), acknowledged: number("0") };
                 let refusal = Refusal::Invalid { what: "bad path".into(), op: None };
                 self.do_it(Command::Refused { by, refusal })
             }
@@ -184,14 +192,20 @@ impl Play {
         if name == "-" {
             return (None, rest);
         }
-        let session = self.session(name);
+        let (session, run) = self.speaker(name);
         if rest.starts_with(|c: char| c.is_ascii_digit()) {
             let (numbers, rest) = rest.split_once(' ').expect("a transaction");
             let (this, acknowledged) = numbers.split_once('/').unwrap_or((numbers, "0"));
-            return (Some(By { session, number: number(this), acknowledged: number(acknowledged) }), rest);
+            return (Some(By { session, run, number: number(this), acknowledged: number(acknowledged) }), rest);
         }
         let last = self.replica.machine.session(session).map_or(RequestNumber(0), |session| session.last_number);
-        (Some(By { session, number: last.next(), acknowledged: RequestNumber(0) }), rest)
+        (Some(By { session, run, number: last.next(), acknowledged: RequestNumber(0) }), rest)
+    }
+
+    /// `NAME`, or `NAME:RUN` for another than the first process.
+    fn speaker(&self, text: &str) -> (SessionId, u64) {
+        let (name, run) = text.split_once(':').unwrap_or((text, "0"));
+        (self.session(name), run.parse().expect("a run"))
     }
 
     fn session(&self, name: &str) -> SessionId {

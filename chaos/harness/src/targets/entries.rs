@@ -44,10 +44,10 @@ fn run(data: &[u8]) {
 pub(super) fn seed_entries() -> Vec<Entry> {
     let path = |text: &str| NodePath::parse(text).expect("a path");
     let put = |text: &str| Op::Put { path: path(text), data: b"data".to_vec().into(), create_parents: true };
-    let by = |number| By { session: SessionId(1), number: RequestNumber(number), acknowledged: RequestNumber(0) };
+    let by = |number| By { session: SessionId(1), run: 0, number: RequestNumber(number), acknowledged: RequestNumber(0) };
     let txn = |ops: Vec<Op>| Txn { then: ops, ..Txn::default() };
     let commands = vec![
-        Command::OpenSession { secret: [7; 16], ttl_ms: 10_000, name: "seed".into() },
+        Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 10_000, name: "seed".into() },
         Command::Txn { by: None, txn: txn(vec![put("/a/b"), put("/c")]) },
         Command::Txn { by: Some(by(1)), txn: txn(vec![put("/d")]) },
         Command::Txn { by: Some(by(1)), txn: txn(vec![put("/d")]) },
@@ -56,7 +56,7 @@ pub(super) fn seed_entries() -> Vec<Entry> {
         Command::Reap { term: Term(1), nodes: vec![(path("/c"), Revision(1), Revision(1))] },
         Command::Compact { term: Term(1), through: Revision(1) },
         Command::ExpireSessions { term: Term(1), sessions: vec![SessionId(1)] },
-        Command::EndSession { session: SessionId(1), reason: EndReason::Closed },
+        Command::EndSession { session: SessionId(1), run: None, reason: EndReason::Closed },
     ];
     let each = commands.into_iter().zip(0..);
     each.map(|(command, count)| Entry {

@@ -28,7 +28,7 @@ pub const TRANSACTION: Target = Target {
 fn transaction(data: &[u8]) {
     let Ok(frame) = ClientFrame::decode(data) else { return };
     let mut machine = Machine::new();
-    let opened = Command::OpenSession { secret: [7; 16], ttl_ms: 10_000, name: String::new() };
+    let opened = Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 10_000, name: String::new() };
     let request = RequestId { server: 1, run: 1, count: 0 };
     machine.apply(Index(1), Term(1), Some(Entry { request, at_ms: 0, command: opened }));
     let bounds = Bounds { data_bytes_max: 1 << 20, txn_ops_max: 128 };
@@ -43,6 +43,7 @@ fn transaction(data: &[u8]) {
         }
         let by = By {
             session: SessionId(1),
+            run: 0,
             number: RequestNumber(call.number),
             acknowledged: RequestNumber(call.acknowledged),
         };

@@ -201,9 +201,8 @@ impl Actor {
 
     async fn run(self: Arc<Self>, job: Job) {
         let Some(session) = self.session().await else { return };
-        // What the former process had under way may still take the numbers that an heir would use.
-        let numbered = !matches!(job, Job::Get { .. } | Job::Watch { .. } | Job::Close | Job::Kill);
-        if numbered && self.heir.load(Relaxed) {
+        // What its predecessor stands in line for stays in line: the oracles could not tell whose place is whose.
+        if matches!(job, Job::Hold { .. }) && self.heir.load(Relaxed) {
             return;
         }
         let op = self.shared.number();
@@ -255,6 +254,13 @@ impl Actor {
                 for (key, value) in (0..KEYS).zip(values) {
                     self.wrote(op, &session, key, value, ended.clone());
                 }
+            }
+            Job::Spoil { key } => {
+                let value = self.value();
+                self.called(op, vec![(key_path(key), Some(value.clone()))]);
+                let again = Op::create(key_path(key), "");
+                let spoilt = session.txn().then(Op::put(key_path(key), value.clone()).create_parents()).then(again);
+                self.wrote(op, &session, key, value, ended(spoilt.commit().await, |result| result.revision.0));
             }
             Job::Delete { key } => {
                 self.called(op, vec![(key_path(key), None)]);

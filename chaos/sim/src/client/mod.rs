@@ -114,7 +114,7 @@ impl Shared {
     pub fn kill_session(&self, session: SessionId) {
         let node = self.nodes.lock().values().next().cloned();
         if let Some(node) = node {
-            let command = Command::EndSession { session, reason: EndReason::Killed };
+            let command = Command::EndSession { session, run: None, reason: EndReason::Killed };
             node.propose(command, Box::new(|_| {}));
         }
     }

@@ -57,6 +57,11 @@ pub enum Job {
     },
     /// Writes several keys at once.
     PutAll,
+    /// Writes, in a transaction that is refused by its second operation.
+    Spoil {
+        /// Where.
+        key: u8,
+    },
     /// Removes it.
     Delete {
         /// Where.

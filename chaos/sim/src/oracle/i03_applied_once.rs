@@ -26,7 +26,10 @@ impl Oracle for AppliedOnce {
                 let (Command::Txn { by: Some(by), .. } | Command::Refused { by, .. }) = &entry.command else { return };
                 let outcome = &applied.outcome;
                 if let Outcome::Refused(
-                    Refusal::OutOfOrder { .. } | Refusal::AnswerForgotten { .. } | Refusal::NoSession { .. },
+                    Refusal::OutOfOrder { .. }
+                    | Refusal::AnswerForgotten { .. }
+                    | Refusal::NoSession { .. }
+                    | Refusal::TakenOver { .. },
                 ) = outcome
                 {
                     if applied.changes.is_some() {

@@ -1,4 +1,5 @@
-//! I7: the server never ends a session before last renewal + TTL by the leader's clock.
+//! I7: the server never ends a session before last renewal + TTL by the leader's clock, and elections do not lengthen it:
+//! what a checkpoint says remains to a silent session, no later leader's checkpoint raises.
 //!
 //! The leader received the renewal after the client had sent it, and its clock is at most so much too fast: so by true
 //! time the session lives at least TTL / (1 + drift) from the sending. A leader whose clock leaps believes at most a second
@@ -14,6 +15,8 @@ use crate::time::{MS, Micros, SECOND};
 
 /// The leader's clock counts whole milliseconds.
 const GRAIN: Micros = 3 * MS;
+/// A checkpoint's way into the log.
+const ON_ITS_WAY: Micros = 2 * SECOND;
 
 /// See the module.
 pub struct NoEarlyEnd {
@@ -24,17 +27,42 @@ pub struct NoEarlyEnd {
     expired: u64,
     /// When, and its TTL.
     expired_at: BTreeMap<SessionId, (Micros, u64)>,
+    /// The last checkpoint of each: when, by which term's leader, and what remained.
+    checkpoints: BTreeMap<SessionId, (Micros, u64, u64)>,
+    /// When a server was last asked to renew it, by a client or another server.
+    asked: BTreeMap<SessionId, Micros>,
 }
 
 impl NoEarlyEnd {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, sessions: BTreeMap::new(), jumps: Vec::new(), expired: 0, expired_at: BTreeMap::new() }
+        Self {
+            bounds,
+            sessions: BTreeMap::new(),
+            jumps: Vec::new(),
+            expired: 0,
+            expired_at: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            asked: BTreeMap::new(),
+        }
     }
 
     /// True time that a TTL lasts at least.
     fn least(&self, ttl_ms: u64) -> Micros {
         let rate = u64::try_from(1_000_000 + self.bounds.drift_ppm).expect("a clock runs forwards");
         ttl_ms * MS * 1_000_000 / rate
+    }
+
+    fn checkpointed(&mut self, at: Micros, term: u64, session: SessionId, remaining_ms: u64, found: &mut Found) {
+        let Some((when, earlier, left_ms)) = self.checkpoints.insert(session, (at, term, remaining_ms)) else { return };
+        // A renewal asked for while the earlier checkpoint was on its way into the log may well raise it.
+        let asked = self.asked.get(&session).is_some_and(|asked| asked + ON_ITS_WAY >= when);
+        if term > earlier && remaining_ms > left_ms && !asked {
+            let why = format!(
+                "session {session:x} had {left_ms} ms left in term {earlier}; nobody renewed it, and the leader of term \
+                 {term} gives it {remaining_ms} ms"
+            );
+            found.push("I7", at, why);
+        }
     }
 
     fn leapt_since(&self, since: Micros) -> Micros {
@@ -54,6 +82,11 @@ impl Oracle for NoEarlyEnd {
                     && let Some(opened) = machine.session(session)
                 {
                     self.sessions.insert(session, (opened.ttl_ms, at));
+                }
+                if let Some(checkpoint) = &applied.checkpoint {
+                    for &(session, remaining_ms) in &checkpoint.remaining_ms {
+                        self.checkpointed(at, checkpoint.term.0, session, remaining_ms, found);
+                    }
                 }
                 for (session, reason) in &applied.ended {
                     let Some((ttl_ms, since)) = self.sessions.remove(session) else { continue };
@@ -84,6 +117,7 @@ impl Oracle for NoEarlyEnd {
                     }
                 }
             },
+            Seen::RenewalAsked { session } => drop(self.asked.insert(*session, at)),
             Seen::Jumped { by } => self.jumps.push((at, *by)),
             _ => {}
         }

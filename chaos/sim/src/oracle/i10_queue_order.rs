@@ -28,3 +28,18 @@ impl Oracle for QueueOrder {
         self.grants
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::queues::QueueEvent;
+
+    #[test]
+    fn a_grant_out_of_order_is_found() {
+        let (mut oracle, mut found) = (QueueOrder::default(), Found::default());
+        oracle.see(1, &Seen::Queue(&QueueEvent::granted("/a", 5, false)), &mut found);
+        assert_eq!(found.0, []);
+        oracle.see(2, &Seen::Queue(&QueueEvent::granted("/a", 7, true)), &mut found);
+        assert_eq!((found.0.len(), found.0[0].what, oracle.exercised()), (1, "I10", 2));
+    }
+}

@@ -28,3 +28,17 @@ impl Oracle for OneLeader {
         self.leaders.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_leaders_in_a_term_are_found() {
+        let (mut oracle, mut found) = (OneLeader::default(), Found::default());
+        for (server, term, broken) in [(1, 2, 0), (2, 3, 0), (1, 2, 0), (1, 4, 0), (3, 3, 1)] {
+            oracle.see(1, &Seen::Leads { server, term }, &mut found);
+            assert_eq!(found.0.len(), broken, "{server} {term}: {found:?}");
+        }
+    }
+}

@@ -83,6 +83,11 @@ pub enum Seen<'a> {
         /// When the client sent it.
         sent: Micros,
     },
+    /// A server was asked to renew a session.
+    RenewalAsked {
+        /// Which.
+        session: SessionId,
+    },
     /// A client was told the outcome of a numbered request.
     Acknowledged {
         /// Whose.

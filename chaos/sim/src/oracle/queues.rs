@@ -42,6 +42,20 @@ pub enum Kind {
     Misplaced,
 }
 
+#[cfg(test)]
+impl QueueEvent {
+    /// For tests of oracles.
+    pub fn granted(lock: &str, token: u64, overtook: bool) -> Self {
+        Self {
+            lock: NodePath::parse(lock).expect("a path"),
+            node: NodePath::parse(&format!("{lock}/lock-{token:010}")).expect("a path"),
+            token,
+            owner: SessionId(1),
+            kind: Kind::Granted { overtook, claim: Claim::Exclusive },
+        }
+    }
+}
+
 /// What a node in a queue claims.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Claim {

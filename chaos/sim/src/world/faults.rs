@@ -74,6 +74,10 @@ impl World {
                 server.cut = Some((kept.map_or(Down::Killed, Down::Power), down));
                 true
             }
+            Fault::CutAtVote { kept, down, lasts } => {
+                self.vote_trap = Some((kept, down, lasts, number));
+                true
+            }
             Fault::Pause { server, stands } => {
                 let id = self.meant(server);
                 if self.node(id).is_none() {
@@ -194,6 +198,19 @@ impl World {
                 self.replace(leaves)
             }
         }
+    }
+
+    /// A server has given its vote to a candidate, and now loses its power.
+    pub(super) fn voted(&mut self, voter: u64, candidate: u64) {
+        let Some((kept, down, lasts, number)) = self.vote_trap.take().filter(|_| self.healed.is_none()) else { return };
+        *self.summary.counts.entry("voters cut off at their vote").or_default() += 1;
+        let unheard: Vec<_> = self.pairs().into_iter().filter(|(from, _)| *from == candidate).collect();
+        for &(from, to) in &unheard {
+            self.block(from, to);
+        }
+        let relief = unheard.into_iter().map(|(from, to)| Relief::Unblock(from, to)).collect();
+        self.hold(number, self.sim.now() + lasts, relief);
+        self.crash(voter, Down::Power(kept), down);
     }
 
     fn crash_if_up(&mut self, server: u64, how: Down, down: Micros) -> bool {

@@ -51,6 +51,9 @@ pub struct World {
     disk_rng: fastrand::Rng,
     /// Faults that hold, by their place in the plan: how to end them.
     holding: BTreeMap<usize, Vec<faults::Relief>>,
+    /// The next vote ends its giver: what survives, for how long it is down, how long its candidate is not heard, and
+    /// which fault that is.
+    vote_trap: Option<(u8, Micros, Micros, usize)>,
     /// Servers whose disk was damaged for good.
     rotted: u64,
     replacing: Arc<Mutex<bool>>,
@@ -93,6 +96,7 @@ impl World {
             rng: generator(seed, "world"),
             disk_rng: generator(seed, "disk"),
             holding: BTreeMap::new(),
+            vote_trap: None,
             rotted: 0,
             replacing: Arc::default(),
             healed: None,

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use conclave_proto::ServerId;
+use conclave_proto::{ServerId, peer::peer_item::Item};
 use conclave_server::raft::{Member, Options};
 use conclave_state::Limits;
 use parking_lot::Mutex;
+use prost_raft::Message as _;
+use raft::eraftpb::{Message, MessageType};
 
 use super::World;
 use crate::{
@@ -53,6 +55,13 @@ pub(super) struct Server {
 
 pub(super) fn member(id: u64) -> Member {
     Member { id: ServerId(id), peer_address: format!("s{id}:1"), client_address: format!("s{id}:2"), learner: false }
+}
+
+/// A vote that was given, not one that somebody might get.
+fn is_vote(item: &Item) -> bool {
+    let Item::Raft(bytes) = item else { return false };
+    let message = Message::decode(&bytes[..]).expect("it was encoded here");
+    message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.reject
 }
 
 impl World {
@@ -206,9 +215,15 @@ impl World {
         let Some(server) = self.servers.get_mut(&id) else { return };
         let Some(node) = &mut server.node else { return };
         let start = server.start;
+        let mut votes_for = None;
         for effect in node.effects() {
             match effect {
-                Effect::Frame { after_us, to, items } => self.send(now + after_us, id, to, items),
+                Effect::Frame { after_us, to, items } => {
+                    if self.vote_trap.is_some() && items.iter().any(is_vote) {
+                        votes_for = Some(to);
+                    }
+                    self.send(now + after_us, id, to, items);
+                }
                 Effect::Fetch(message) => {
                     let parts = self.rng.u32(1..5);
                     let event = Event::Fetch { server: id, start, message, parts, attempts: 0 };
@@ -220,6 +235,9 @@ impl World {
                 }
                 Effect::Members(members) => self.peers(id, &members),
             }
+        }
+        if let Some(candidate) = votes_for {
+            self.voted(id, candidate);
         }
     }
 

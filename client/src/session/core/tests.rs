@@ -28,7 +28,7 @@ struct World {
 impl World {
     fn new(begin: Begin) -> Self {
         let (waiter, opened) = oneshot::channel();
-        let mut core = Core::new(begin, [7; 16], 10_000, 1_000, waiter);
+        let mut core = Core::new(begin, [7; 16], 4, 10_000, 1_000, waiter);
         let stream = core.connect();
         Self {
             core,
@@ -103,7 +103,11 @@ impl World {
     fn show(&mut self, item: ClientItem) -> String {
         match item {
             ClientItem::Hello(h) if h.session == 0 => format!("hello open ttl={} name={}", h.ttl_ms, h.name),
-            ClientItem::Hello(h) => format!("hello resume {} seen={}", h.session, h.seen_revision),
+            ClientItem::Hello(h) => {
+                assert_eq!(h.run, 4);
+                let how = if h.take_over { "take over" } else { "resume" };
+                format!("hello {how} {} seen={}", h.session, h.seen_revision)
+            }
             ClientItem::Call(call) if call.number == 0 => {
                 self.reads.push(call.id);
                 format!("read {}", self.reads.len())
@@ -739,7 +743,7 @@ fn a_slow_reader_keeps_a_bounded_number_of_bytes_and_misses_nothing() {
 #[test]
 fn a_resumption_is_confirmed_by_a_keep_alive_and_goes_on_with_the_numbers() {
     let mut world = World::new(Begin::Resume { session: 9, ttl_ms: 1 });
-    assert_eq!(world.sent(), "hello resume 9 seen=0");
+    assert_eq!(world.sent(), "hello take over 9 seen=0");
     world.wait(50);
     world.welcome(41);
     assert!(world.opened.try_recv().is_err(), "a resumption is not a renewal");
@@ -751,6 +755,34 @@ fn a_resumption_is_confirmed_by_a_keep_alive_and_goes_on_with_the_numbers() {
     assert_eq!(world.life(), LIFE - 50);
     let _answer = world.put("/a");
     assert_eq!(world.sent(), "42 ack=41 put /a");
+}
+
+#[test]
+fn a_session_is_taken_over_once_and_resumed_from_then_on() {
+    let mut world = World::new(Begin::Resume { session: 9, ttl_ms: TTL });
+    assert_eq!(world.sent(), "hello take over 9 seen=0");
+    // Without a welcome it asks for the same again.
+    world.reconnect();
+    assert_eq!(world.sent(), "hello take over 9 seen=0");
+    world.welcome(41);
+    world.sent();
+    world.reconnect();
+    assert_eq!(world.sent(), "hello resume 9 seen=5");
+}
+
+#[test]
+fn who_was_taken_over_from_says_nothing_more() {
+    let taken = || {
+        let (code, message) = (v1::Code::SessionTakenOver.into(), "taken over".to_owned());
+        v1::reply::Body::Error(v1::Error { code, message, ..Default::default() })
+    };
+    let mut world = World::open();
+    let mut answer = world.put("/a");
+    world.sent();
+    assert_eq!(world.reply(world.ids[&1], taken(), false), Advice::Stop);
+    assert_eq!(world.core.lost(), Some(&LostReason::Replaced));
+    assert_eq!(effect_of(&mut answer), (ErrorKind::SessionLost, Effect::Unknown));
+    assert_eq!(world.sent(), "", "no close: the session is another's");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub fn path(text: &str) -> NodePath {
 }
 
 pub fn by(session: SessionId, number: u64, acknowledged: u64) -> By {
-    By { session, number: RequestNumber(number), acknowledged: RequestNumber(acknowledged) }
+    By { session, run: 0, number: RequestNumber(number), acknowledged: RequestNumber(acknowledged) }
 }
 
 pub fn txn(by: Option<By>, txn: Txn) -> Command {

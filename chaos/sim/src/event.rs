@@ -3,7 +3,7 @@
 use conclave_proto::peer::peer_item::Item;
 use raft::eraftpb::Message;
 
-use crate::node::Ask;
+use crate::{node::Ask, time::Micros};
 
 /// See the module. `start` tells one start of a server from the next: what was meant for an earlier one is void.
 pub enum Event {
@@ -24,6 +24,15 @@ pub enum Event {
         connection: u64,
         /// In order.
         items: Vec<Item>,
+    },
+    /// A server that gave its vote loses its power.
+    VoterDies {
+        /// Which.
+        server: u64,
+        /// Of what was not synced that share (of 256) survives.
+        kept: u8,
+        /// It is down for so long.
+        down: Micros,
     },
     /// A server tries to connect to another.
     Connect {

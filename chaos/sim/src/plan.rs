@@ -231,10 +231,10 @@ impl Plan {
                 plan.push(Step { at: at(&mut more), what: What::Job { client, job } });
             }
         }
-        if fault_share > 0 && profile.weights.cut > 0 && more.u32(..3) == 0 {
-            for _ in 0..more.u32(1..4) {
+        if fault_share > 0 && profile.weights.cut > 0 && more.bool() {
+            for _ in 0..more.u32(1..6) {
                 let (kept, down) = (more.u8(..), more.u64(5 * MS..200 * MS));
-                let fault = Fault::CutAtVote { kept, down, lasts: more.u64(SECOND..5 * SECOND) };
+                let fault = Fault::CutAtVote { kept, down, lasts: more.u64(2 * SECOND..6 * SECOND) };
                 plan.push(Step { at: at(&mut more), what: What::Fault(fault) });
             }
         }
@@ -350,7 +350,7 @@ fn fault(rng: &mut fastrand::Rng, weights: &Weights, servers: u64, drift_ppm: i6
 
 /// The longest delays are longer than any round of messages takes to be given up.
 fn late(jitter_us: Micros) -> Micros {
-    if jitter_us > 280 * MS { jitter_us * 8 } else { jitter_us }
+    if jitter_us > 240 * MS { jitter_us * 8 } else { jitter_us }
 }
 
 impl Fault {

@@ -210,7 +210,18 @@ impl World {
         }
         let relief = unheard.into_iter().map(|(from, to)| Relief::Unblock(from, to)).collect();
         self.hold(number, self.sim.now() + lasts, relief);
-        self.crash(voter, Down::Power(kept), down);
+        // The vote arrives before.
+        self.sim.schedule(self.sim.now() + 3 * MS, Event::VoterDies { server: voter, kept, down });
+    }
+
+    pub(super) fn voter_dies(&mut self, voter: u64, kept: u8, down: Micros) {
+        if self.node(voter).is_some() {
+            self.crash(voter, Down::Power(kept), down);
+        }
+        // Whoever else is down comes back, and may ask for the same vote.
+        for id in self.present().into_iter().filter(|id| *id != voter) {
+            self.sim.schedule(self.sim.now() + down, Event::Start(id));
+        }
     }
 
     fn crash_if_up(&mut self, server: u64, how: Down, down: Micros) -> bool {

@@ -173,6 +173,7 @@ impl World {
                 }
             }
             Event::Step(number) => self.step(number),
+            Event::VoterDies { server, kept, down } => self.voter_dies(server, kept, down),
             Event::Ends(number) => self.relieve(number),
             Event::Start(server) => self.start(server),
             Event::Retire(server) => self.retire(server),

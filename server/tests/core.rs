@@ -766,7 +766,8 @@ fn sessions_are_renewed_through_any_server_and_end_in_silence() {
     let leader = world.elect();
     let follower = 1 + leader % 3;
     let open = |world: &mut World, id: u64| {
-        let it = world.propose(id, Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 2_000, name: "test".to_owned() });
+        let it =
+            world.propose(id, Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 2_000, name: "test".to_owned() });
         world.pass(200);
         match fate(&it) {
             Some(Ok(Outcome::Opened { session })) => session,

@@ -89,6 +89,7 @@ impl Raw {
             ttl_ms: self.welcome.ttl_ms,
             name: String::new(),
             seen_revision: 0,
+            ..Hello::default()
         }
     }
 
@@ -238,7 +239,7 @@ pub fn txn_of(reply: v1::Reply) -> anyhow::Result<v1::TxnResult> {
 pub fn new_session(ttl: Duration) -> Hello {
     let secret = Bytes::from_static(b"sixteen-bytes-ok");
     let ttl_ms = u64::try_from(ttl.as_millis()).expect("a TTL");
-    Hello { session: 0, secret, ttl_ms, name: "a test".into(), seen_revision: 0 }
+    Hello { secret, ttl_ms, name: "a test".into(), ..Hello::default() }
 }
 
 /// Both ends of a session stream whose first frame holds these items.

@@ -133,8 +133,17 @@ impl Client {
     pub fn spawn(id: u64, servers: u64, around: Surroundings, rng: fastrand::Rng) -> mpsc::UnboundedSender<(u64, Act)> {
         let (sender, mut acts) = mpsc::unbounded_channel();
         let sim = around.sim.clone();
-        let mut client =
-            Self { id, around, rng, server: 1, servers, session: None, pulse: Arc::default(), left: Vec::new(), puts: 0 };
+        let mut client = Self {
+            id,
+            around,
+            rng,
+            server: 1,
+            servers,
+            session: None,
+            pulse: Arc::default(),
+            left: Vec::new(),
+            puts: 0,
+        };
         sim.spawn(Process::Client(id, 0), async move {
             while let Some((server, act)) = acts.recv().await {
                 client.server = server;

@@ -49,7 +49,8 @@ impl Play {
         match words {
             ["open", name, ttl] => {
                 let ttl_ms = ttl.parse().expect("milliseconds");
-                let outcome = self.apply(at, Command::OpenSession { secret: [1; 16], run: 0, ttl_ms, name: String::new() });
+                let outcome =
+                    self.apply(at, Command::OpenSession { secret: [1; 16], run: 0, ttl_ms, name: String::new() });
                 let Outcome::Opened { session } = outcome else { panic!("{outcome:?}") };
                 self.names.insert((*name).to_owned(), session);
                 String::new()

@@ -838,7 +838,8 @@ impl Inner {
         let streams: Vec<StreamId> = self.streams.keys().copied().collect();
         for id in streams {
             let stream = &self.streams[&id];
-            let known = stream.session.map(|(session, run)| (session, machine.session(session).map(|it| it.run == run)));
+            let known =
+                stream.session.map(|(session, run)| (session, machine.session(session).map(|it| it.run == run)));
             if let Some((session, Some(false))) = known {
                 stream.outbox.end(session_ended::Reason::Replaced, TAKEN_OVER);
                 self.sessions.remove(&session);

@@ -153,7 +153,8 @@ impl Machine {
         assert_eq!(index, self.applied.next(), "the log has no gaps");
         self.applied = index;
         self.unsaved = true;
-        let mut applied = Applied { outcome: Outcome::Done, changes: None, ended: Vec::new(), taken_over: None, checkpoint: None };
+        let mut applied =
+            Applied { outcome: Outcome::Done, changes: None, ended: Vec::new(), taken_over: None, checkpoint: None };
         if let Some(Entry { request: _, at_ms, command }) = entry {
             let at = Moment { revision: self.revision().next(), at_ms };
             applied.outcome = self.command(index, term, at, command, &mut applied);

@@ -53,8 +53,12 @@ enum Step {
 
 #[derive(Clone, Copy, Debug)]
 enum Numbered {
-    Next { unacknowledged: u64 },
-    Repeat { back: u64 },
+    Next {
+        unacknowledged: u64,
+    },
+    Repeat {
+        back: u64,
+    },
     Gap,
     /// From a process that another took the session over from.
     Predecessor,
@@ -479,7 +483,8 @@ impl World {
         match step {
             Step::Open { ttl_ms } => {
                 let secret = [count as u8; 16];
-                let applied = self.apply(at_ms, Command::OpenSession { secret, run: 0, ttl_ms: *ttl_ms, name: "x".into() });
+                let applied =
+                    self.apply(at_ms, Command::OpenSession { secret, run: 0, ttl_ms: *ttl_ms, name: "x".into() });
                 match applied.outcome {
                     Outcome::Opened { session } => {
                         let new = ModelSession { ttl_ms: *ttl_ms, remaining_ms: *ttl_ms, ..ModelSession::default() };

@@ -64,8 +64,12 @@ impl Play {
         match first {
             "open" => {
                 let [name, ttl] = words[..] else { panic!("open NAME TTL: {what}") };
-                let command =
-                    Command::OpenSession { secret: [3; 16], run: 0, ttl_ms: ttl.parse().expect("ms"), name: name.into() };
+                let command = Command::OpenSession {
+                    secret: [3; 16],
+                    run: 0,
+                    ttl_ms: ttl.parse().expect("ms"),
+                    name: name.into(),
+                };
                 let applied = self.apply(command);
                 if let Outcome::Opened { session } = applied.outcome {
                     self.sessions.insert(name.to_owned(), session);
@@ -139,7 +143,8 @@ impl Play {
             }
             "epoch" => self.do_it(Command::RaiseFenceEpoch { epoch: words[0].parse().expect("a number") }),
             "refuse" => {
-                let by = By { session: self.session(words[0]), run: 0, number: number(words[1]), acknowledged: number("0") };
+                let by =
+                    By { session: self.session(words[0]), run: 0, number: number(words[1]), acknowledged: number("0") };
                 let refusal = Refusal::Invalid { what: "bad path".into(), op: None };
                 self.do_it(Command::Refused { by, refusal })
             }

@@ -44,7 +44,8 @@ fn run(data: &[u8]) {
 pub(super) fn seed_entries() -> Vec<Entry> {
     let path = |text: &str| NodePath::parse(text).expect("a path");
     let put = |text: &str| Op::Put { path: path(text), data: b"data".to_vec().into(), create_parents: true };
-    let by = |number| By { session: SessionId(1), run: 0, number: RequestNumber(number), acknowledged: RequestNumber(0) };
+    let by =
+        |number| By { session: SessionId(1), run: 0, number: RequestNumber(number), acknowledged: RequestNumber(0) };
     let txn = |ops: Vec<Op>| Txn { then: ops, ..Txn::default() };
     let commands = vec![
         Command::OpenSession { secret: [7; 16], run: 0, ttl_ms: 10_000, name: "seed".into() },

@@ -1,7 +1,7 @@
 //! One start of a client: a session, and what is done with it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -52,6 +52,9 @@ pub struct Actor {
     to_resume: Mutex<Option<Credentials>>,
     /// Its session was another process's before.
     heir: AtomicBool,
+    /// When it asked for its session's end: from then on no guard of that session says held, though whoever has it may look
+    /// later.
+    closed: Mutex<BTreeMap<SessionId, Micros>>,
     /// What it stands in line for.
     lines: Mutex<BTreeSet<(u8, u8)>>,
     pub(super) watching: Watching,
@@ -122,6 +125,7 @@ impl Actor {
             session: tokio::sync::Mutex::new(None),
             to_resume: Mutex::default(),
             heir: AtomicBool::new(false),
+            closed: Mutex::default(),
             lines: Mutex::default(),
             watching: Watching::default(),
             small: room == WATCH_BUFFER_SMALL,
@@ -299,6 +303,7 @@ impl Actor {
             }
             Job::Close => {
                 self.shared.count("sessions closed");
+                self.closed.lock().entry(session.id()).or_insert(self.shared.sim.now());
                 let _ = session.close().await;
             }
             Job::Kill => {
@@ -422,7 +427,8 @@ impl Actor {
         };
         drop(lost);
         if line != Line::Permit {
-            let until = believed_until;
+            let closed = self.closed.lock().get(&session.id()).copied();
+            let until = believed_until.min(closed.unwrap_or(Micros::MAX));
             self.listener.tell(&ClientSeen::Believed {
                 session: session.id(),
                 lock: lock.clone(),

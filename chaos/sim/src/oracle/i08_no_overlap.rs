@@ -39,7 +39,10 @@ impl Oracle for NoOverlap {
         match seen {
             Seen::Jumped { .. } => self.excused = true,
             Seen::Drifts { ppm } => self.excused |= ppm.abs() > DRIFT_PPM_MAX,
-            Seen::Client(ClientSeen::Killed { session }) => drop(self.killed.insert(*session)),
+            // Its heir may end it while its predecessor has not heard yet that it was replaced.
+            Seen::Client(ClientSeen::Killed { session } | ClientSeen::HandedOver { session }) => {
+                self.killed.insert(*session);
+            }
             Seen::Client(ClientSeen::Believed { session, lock, exclusive, from, until })
                 if !self.excused && !self.killed.contains(session) =>
             {

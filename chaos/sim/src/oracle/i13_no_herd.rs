@@ -36,7 +36,9 @@ mod tests {
     #[test]
     fn a_herd_is_found() {
         let (mut oracle, mut found) = (NoHerd::default(), Found::default());
-        for (woken, grants, broken) in [(1, Some(1), 0), (2, Some(3), 0), (5, None, 0), (0, Some(0), 0), (2, Some(1), 1)] {
+        for (woken, grants, broken) in
+            [(1, Some(1), 0), (2, Some(3), 0), (5, None, 0), (0, Some(0), 0), (2, Some(1), 1)]
+        {
             oracle.see(1, &Seen::Woke { woken, grants }, &mut found);
             assert_eq!(found.0.len(), broken, "{woken} {grants:?}: {found:?}");
         }

@@ -419,6 +419,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(classes.len(), 30, "{classes:#?}");
+        assert_eq!(classes.len(), 31, "{classes:#?}");
     }
 }

@@ -3,14 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use bytes::Bytes;
 use conclave_proto::v1::{self, admin_client::AdminClient, store_client::StoreClient};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    Admin, CreateRequest, Credentials, DeleteRequest, Effect, Error, ErrorKind, GetRequest, HistoryRequest, IntoConfig,
-    ListRequest, PutRequest, QueuesRequest, Result, Session, SessionOptions, TxnBuilder, WatchRequest,
+    Admin, Credentials, Effect, Error, ErrorKind, IntoConfig, Result, Session, SessionOptions,
     config::MESSAGE_BYTES_MAX,
     endpoints::{Endpoints, describe, never_sent},
     env::Env,
@@ -225,48 +223,5 @@ impl Client {
         Via::Client(self.inner.clone())
     }
 
-    /// Reads a node.
-    pub fn get(&self, path: impl Into<String>) -> GetRequest {
-        GetRequest::new(self.via(), path.into())
-    }
-
-    /// Lists what is below a node.
-    pub fn list(&self, path: impl Into<String>) -> ListRequest {
-        ListRequest::new(self.via(), path.into())
-    }
-
-    /// Writes a node's data, making a persistent node if there is none.
-    pub fn put(&self, path: impl Into<String>, data: impl Into<Bytes>) -> PutRequest {
-        PutRequest::new(self.via(), path.into(), data.into())
-    }
-
-    /// Makes a node.
-    pub fn create(&self, path: impl Into<String>) -> CreateRequest {
-        CreateRequest::new(self.via(), path.into())
-    }
-
-    /// Removes a node.
-    pub fn delete(&self, path: impl Into<String>) -> DeleteRequest {
-        DeleteRequest::new(self.via(), path.into())
-    }
-
-    /// Builds a transaction.
-    pub fn txn(&self) -> TxnBuilder {
-        TxnBuilder::new(self.via())
-    }
-
-    /// Watches a node, its children or everything below it.
-    pub fn watch(&self, path: impl Into<String>) -> WatchRequest {
-        WatchRequest::new(self.via(), path.into())
-    }
-
-    /// Reads past changes.
-    pub fn history(&self, path: impl Into<String>) -> HistoryRequest {
-        HistoryRequest::new(self.via(), path.into())
-    }
-
-    /// Lists locks, semaphores and elections at or below `prefix`.
-    pub fn queues(&self, prefix: impl Into<String>) -> QueuesRequest {
-        QueuesRequest::new(self.via(), prefix.into())
-    }
+    crate::requests::store_requests!();
 }

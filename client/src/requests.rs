@@ -20,6 +20,57 @@ pub(crate) enum Via {
     Session(Arc<Handle>),
 }
 
+/// What can be asked for with and without a session: methods of whoever has a `via`.
+macro_rules! store_requests {
+    () => {
+        /// Reads a node.
+        pub fn get(&self, path: impl Into<String>) -> $crate::GetRequest {
+            $crate::GetRequest::new(self.via(), path.into())
+        }
+
+        /// Lists what is below a node.
+        pub fn list(&self, path: impl Into<String>) -> $crate::ListRequest {
+            $crate::ListRequest::new(self.via(), path.into())
+        }
+
+        /// Writes a node's data, making a persistent node if there is none.
+        pub fn put(&self, path: impl Into<String>, data: impl Into<bytes::Bytes>) -> $crate::PutRequest {
+            $crate::PutRequest::new(self.via(), path.into(), data.into())
+        }
+
+        /// Makes a node.
+        pub fn create(&self, path: impl Into<String>) -> $crate::CreateRequest {
+            $crate::CreateRequest::new(self.via(), path.into())
+        }
+
+        /// Removes a node.
+        pub fn delete(&self, path: impl Into<String>) -> $crate::DeleteRequest {
+            $crate::DeleteRequest::new(self.via(), path.into())
+        }
+
+        /// Builds a transaction.
+        pub fn txn(&self) -> $crate::TxnBuilder {
+            $crate::TxnBuilder::new(self.via())
+        }
+
+        /// Watches a node, its children or everything below it.
+        pub fn watch(&self, path: impl Into<String>) -> $crate::WatchRequest {
+            $crate::WatchRequest::new(self.via(), path.into())
+        }
+
+        /// Reads past changes.
+        pub fn history(&self, path: impl Into<String>) -> $crate::HistoryRequest {
+            $crate::HistoryRequest::new(self.via(), path.into())
+        }
+
+        /// Lists locks, semaphores and elections at or below `prefix`.
+        pub fn queues(&self, prefix: impl Into<String>) -> $crate::QueuesRequest {
+            $crate::QueuesRequest::new(self.via(), prefix.into())
+        }
+    };
+}
+pub(crate) use store_requests;
+
 impl Via {
     pub(crate) async fn apply(&self, txn: v1::Txn) -> Result<v1::TxnResult> {
         match self {

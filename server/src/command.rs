@@ -113,9 +113,7 @@ impl Settings {
         let place = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
-        let config = Config::load(text.as_deref().map(|text| (&*place, text)), variables, flags)?;
-        config.check()?;
-        Ok(config)
+        Config::load(text.as_deref().map(|text| (&*place, text)), variables, flags)
     }
 }
 
@@ -131,6 +129,12 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error, EXIT_CONFIG),
     };
+    // A health check in a container knows the environment and the file, not the flags that the server was started with.
+    if !matches!(cli.command, Some(Do::Healthcheck))
+        && let Err(error) = config.check()
+    {
+        return complain(&error, EXIT_CONFIG);
+    }
     match cli.command {
         Some(Do::CheckConfig) => {
             print!("{}", config.to_toml());

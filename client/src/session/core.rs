@@ -1056,15 +1056,8 @@ impl Core {
             Some(Body::Txn(result)) => Ok(result),
             Some(Body::Error(error)) => match verdict(error.code()) {
                 Verdict::Answer => Err(Error::from_wire(error)),
-                Verdict::NoSession => {
-                    self.lose(if self.closing { LostReason::Closed } else { LostReason::Expired });
-                    return Advice::Stop;
-                }
-                Verdict::TakenOver => {
-                    self.link = Link::Down; // nothing more is said for a session that is another's
-                    self.lose(LostReason::Replaced);
-                    return Advice::Stop;
-                }
+                Verdict::NoSession => return self.gone(),
+                Verdict::TakenOver => return self.taken_over(),
                 // An answer to an earlier sending: the present one will be answered too.
                 Verdict::Again | Verdict::Elsewhere if !counted => return Advice::Stay,
                 Verdict::Elsewhere => return Advice::Move,
@@ -1136,15 +1129,8 @@ impl Core {
             Some(Body::Read(result)) => Ok(result),
             Some(Body::Error(error)) => match verdict(error.code()) {
                 Verdict::Answer => Err(Error::from_wire(error)),
-                Verdict::NoSession => {
-                    self.lose(if self.closing { LostReason::Closed } else { LostReason::Expired });
-                    return Advice::Stop;
-                }
-                Verdict::TakenOver => {
-                    self.link = Link::Down;
-                    self.lose(LostReason::Replaced);
-                    return Advice::Stop;
-                }
+                Verdict::NoSession => return self.gone(),
+                Verdict::TakenOver => return self.taken_over(),
                 Verdict::Elsewhere => return Advice::Move,
                 Verdict::Again => {
                     read.sent = false;
@@ -1330,6 +1316,19 @@ impl Core {
     }
 
     // ------------------------------------------------------------------------------------ the end
+
+    /// The servers do not know the session any more.
+    fn gone(&mut self) -> Advice {
+        self.lose(if self.closing { LostReason::Closed } else { LostReason::Expired });
+        Advice::Stop
+    }
+
+    /// It is another process's; nothing more is said for it.
+    fn taken_over(&mut self) -> Advice {
+        self.link = Link::Down;
+        self.lose(LostReason::Replaced);
+        Advice::Stop
+    }
 
     fn lose(&mut self, reason: LostReason) {
         if self.lost.is_some() {

@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use conclave_proto::{Revision, ServerId, SessionId, v1};
 use tokio::sync::{oneshot, watch};
 
@@ -15,8 +14,7 @@ use self::core::{Begin, Core};
 pub use self::driver::Outgoing;
 pub(crate) use self::{core::Polled, driver::Shared, network::Network, wire::call_body};
 use crate::{
-    BootTime, Config, CreateRequest, DeleteRequest, Election, Error, ErrorKind, GetRequest, HistoryRequest,
-    ListRequest, LockRequest, PutRequest, QueuesRequest, Result, SemaphoreRequest, TxnBuilder, WatchRequest,
+    BootTime, Config, Election, Error, ErrorKind, LockRequest, Result, SemaphoreRequest,
     env::{Env, timeout, unavailable},
     requests::Via,
 };
@@ -289,50 +287,7 @@ impl Session {
         Via::Session(self.handle.clone())
     }
 
-    /// Reads a node.
-    pub fn get(&self, path: impl Into<String>) -> GetRequest {
-        GetRequest::new(self.via(), path.into())
-    }
-
-    /// Lists what is below a node.
-    pub fn list(&self, path: impl Into<String>) -> ListRequest {
-        ListRequest::new(self.via(), path.into())
-    }
-
-    /// Writes a node's data, making a persistent node if there is none.
-    pub fn put(&self, path: impl Into<String>, data: impl Into<Bytes>) -> PutRequest {
-        PutRequest::new(self.via(), path.into(), data.into())
-    }
-
-    /// Makes a node.
-    pub fn create(&self, path: impl Into<String>) -> CreateRequest {
-        CreateRequest::new(self.via(), path.into())
-    }
-
-    /// Removes a node.
-    pub fn delete(&self, path: impl Into<String>) -> DeleteRequest {
-        DeleteRequest::new(self.via(), path.into())
-    }
-
-    /// Builds a transaction.
-    pub fn txn(&self) -> TxnBuilder {
-        TxnBuilder::new(self.via())
-    }
-
-    /// Watches a node, its children or everything below it.
-    pub fn watch(&self, path: impl Into<String>) -> WatchRequest {
-        WatchRequest::new(self.via(), path.into())
-    }
-
-    /// Reads past changes.
-    pub fn history(&self, path: impl Into<String>) -> HistoryRequest {
-        HistoryRequest::new(self.via(), path.into())
-    }
-
-    /// Lists locks, semaphores and elections at or below `prefix`.
-    pub fn queues(&self, prefix: impl Into<String>) -> QueuesRequest {
-        QueuesRequest::new(self.via(), prefix.into())
-    }
+    crate::requests::store_requests!();
 
     /// Asks for the lock at `path`; exclusive unless [`LockRequest::shared`].
     pub fn lock(&self, path: impl Into<String>) -> LockRequest {

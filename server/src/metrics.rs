@@ -228,6 +228,8 @@ impl Collector for Scrape {
             "Nodes that die with their session: held and awaited locks among them",
             counts.ephemerals,
         )?;
+        gauge(to, "queues", "Locks, semaphores and elections that somebody holds or waits for", counts.queues)?;
+        gauge(to, "queue_entries", "Who holds or waits for one of them", counts.queue_entries)?;
         gauge(to, "sessions", "Open sessions of the whole cluster", counts.sessions)?;
         gauge(to, "answers", "Answers kept for retries", counts.answers)?;
         gauge(to, "history_revisions", "Revisions of history kept", counts.history_revisions)?;

@@ -25,7 +25,7 @@ use tonic::Status;
 use super::{
     Service,
     consensus::{Consensus, timeout},
-    hub::{CatchUp, StreamId},
+    hub::{CatchUp, Hub, StreamId},
     outbox::{Outbox, ReadJob, SlotId},
     read, wire,
 };
@@ -87,6 +87,7 @@ where
 {
     service.counters.streams.inc();
     let stream = service.hub.attach(outbox.clone());
+    let attached = Attached { hub: &service.hub, outbox: &outbox, stream };
     let stop = service.stop.clone();
     let ended = tokio::select! {
         biased;
@@ -99,7 +100,23 @@ where
     } else {
         outbox.close();
     }
-    service.hub.detach(stream);
+    drop(attached);
+}
+
+/// A stream that the hub knows. Even a panic leaves nothing of it behind, and its client hears that it has to go elsewhere.
+struct Attached<'a> {
+    hub: &'a Hub,
+    outbox: &'a Outbox,
+    stream: StreamId,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.outbox.end(Reason::GoingAway, "an invariant of this server's is broken");
+        }
+        self.hub.detach(self.stream);
+    }
 }
 
 /// `Ok` when there is nothing to say: the client went, or was told already.
@@ -630,5 +647,26 @@ impl<C: Consensus> Session<C> {
                 Next::Frame(_) => unreachable!("nothing comes in any more"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_no_stream_behind() {
+        let hub = Hub::new(10);
+        let outbox = Outbox::new(1 << 20);
+        let stream = hub.attach(outbox.clone());
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _attached = Attached { hub: &hub, outbox: &outbox, stream };
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(hub.sizes().streams, 0);
+        assert!(outbox.is_ended());
     }
 }

@@ -100,6 +100,10 @@ pub struct Counts {
     pub sessions: u64,
     /// Ephemeral nodes.
     pub ephemerals: u64,
+    /// Parents with sequential children: locks, semaphores and elections that somebody holds or waits for.
+    pub queues: u64,
+    /// Those children: holders and waiters.
+    pub queue_entries: u64,
     /// Revisions of history.
     pub history_revisions: u64,
     /// Bytes of history.
@@ -527,11 +531,14 @@ impl Machine {
     /// Sizes.
     #[must_use]
     pub fn counts(&self) -> Counts {
+        let (queues, queue_entries) = self.tree.queues().sizes();
         Counts {
             nodes: self.tree.len(),
             store_bytes: self.tree.bytes(),
             sessions: self.sessions.len(),
             ephemerals: self.tree.ephemerals(),
+            queues,
+            queue_entries,
             history_revisions: self.history.len(),
             history_bytes: self.history.bytes(),
             answers: self.sessions.answers(),

@@ -13,7 +13,11 @@ use conclave_proto::{NodePath, SEQUENCE_DIGITS};
 
 /// Every parent with sequential children.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Queues(BTreeMap<NodePath, Queue>);
+pub(crate) struct Queues {
+    by_parent: BTreeMap<NodePath, Queue>,
+    /// Sequential children of all of them.
+    entries: u64,
+}
 
 /// One parent's.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -31,9 +35,9 @@ fn prefix(path: &NodePath, sequence: u64) -> &str {
 
 impl Queues {
     pub(crate) fn insert(&mut self, parent: &NodePath, path: &NodePath, sequence: u64) {
-        let queue = match self.0.get_mut(parent.as_str()) {
+        let queue = match self.by_parent.get_mut(parent.as_str()) {
             Some(queue) => queue,
-            None => self.0.entry(parent.clone()).or_default(),
+            None => self.by_parent.entry(parent.clone()).or_default(),
         };
         let prefix = prefix(path, sequence);
         match queue.by_prefix.get_mut(prefix) {
@@ -42,10 +46,11 @@ impl Queues {
         };
         let other = queue.all.insert(sequence, path.clone());
         assert!(other.is_none(), "sequence number {sequence} given twice: {path}");
+        self.entries += 1;
     }
 
     pub(crate) fn remove(&mut self, parent: &NodePath, path: &NodePath, sequence: u64) {
-        let queue = self.0.get_mut(parent.as_str()).expect("a sequential node is in its parent's queue");
+        let queue = self.by_parent.get_mut(parent.as_str()).expect("a sequential node is in its parent's queue");
         queue.all.remove(&sequence).expect("a sequential node is in its parent's queue");
         let prefix = prefix(path, sequence);
         let numbers = queue.by_prefix.get_mut(prefix).expect("and among those of its prefix");
@@ -53,16 +58,22 @@ impl Queues {
         if numbers.is_empty() {
             queue.by_prefix.remove(prefix);
         }
+        self.entries -= 1;
         if queue.all.is_empty() {
-            self.0.remove(parent.as_str());
+            self.by_parent.remove(parent.as_str());
         }
+    }
+
+    /// Parents, and children of all of them.
+    pub(crate) fn sizes(&self) -> (u64, u64) {
+        (self.by_parent.len() as u64, self.entries)
     }
 
     /// True if fewer than `permits` siblings with a number below `sequence` have a name that, without its number,
     /// begins with `blocking`.
     pub(crate) fn is_ready(&self, parent: &NodePath, sequence: u64, permits: u32, blocking: &str) -> bool {
         let permits = permits as usize + usize::from(planted!(PermitTooMany));
-        let Some(queue) = self.0.get(parent.as_str()) else { return permits > 0 };
+        let Some(queue) = self.by_parent.get(parent.as_str()) else { return permits > 0 };
         if blocking.is_empty() {
             return queue.all.range(..sequence).take(permits).count() < permits;
         }
@@ -91,7 +102,7 @@ impl Queues {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        self.0
+        self.by_parent
             .range::<NodePath, _>((start, Bound::Unbounded))
             .take_while(|(path, _)| path.as_str().starts_with(prefix.as_str()))
             .filter(move |(path, _)| *path == prefix || path.is_below(prefix))

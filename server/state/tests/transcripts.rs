@@ -181,8 +181,14 @@ impl Play {
             "counts" => {
                 let counts = self.replica.machine.counts();
                 format!(
-                    "nodes={} sessions={} ephemerals={} history={} answers={}",
-                    counts.nodes, counts.sessions, counts.ephemerals, counts.history_revisions, counts.answers
+                    "nodes={} sessions={} ephemerals={} queues={}/{} history={} answers={}",
+                    counts.nodes,
+                    counts.sessions,
+                    counts.ephemerals,
+                    counts.queues,
+                    counts.queue_entries,
+                    counts.history_revisions,
+                    counts.answers
                 )
             }
             _ => {

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Simulated clusters and long histories are made of many small values.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     conclave_chaos::tool::main()
 }

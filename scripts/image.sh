@@ -59,7 +59,7 @@ set --
 for tag in $tags; do set -- "$@" -t "$tag"; done
 created="$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"
 DOCKER_BUILDKIT=0 docker build -q "$@" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
-    --build-arg "CREATED=$created" "$work" >"$work/id"
+    --build-arg "CREATED=$created" "$work" >"$work/said" 2>&1 || { cat "$work/said" >&2; exit 1; }
 first="${tags%% *}"
 bytes="$(docker image inspect -f '{{.Size}}' "$first")"
 echo "image: $tags"

@@ -158,12 +158,19 @@ pub(crate) fn random() -> usize {
 pub(crate) fn never_sent(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<tonic::ConnectError>() || connect_timed_out(error) {
             return true;
         }
         source = error.source();
     }
     false
+}
+
+/// A host that is gone refuses nothing: the connection is given up after its time. tonic's connector puts that time around
+/// what it calls a `ConnectError`. Nothing else of a channel has a limit of tokio's.
+fn connect_timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<tokio::time::error::Elapsed>())
 }
 
 /// The root of a failure, in words.

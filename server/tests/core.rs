@@ -488,6 +488,24 @@ fn the_log_waits_for_a_follower_in_touch_but_not_for_ever() {
 }
 
 #[test]
+fn a_leader_says_at_any_moment_whom_it_hears() {
+    let mut world = World::new(3);
+    let leader = world.elect();
+    let heard = |world: &World| -> Vec<bool> {
+        world.servers[&leader].status.borrow().progress.iter().map(|(_, _, active)| *active).collect()
+    };
+    world.pass(2_000);
+    // Through several of the leader's checks of its quorum, at which raft-rs forgets whom it has heard.
+    for _ in 0..300 {
+        world.pass(STEP_MS);
+        assert_eq!(heard(&world), [true; 3]);
+    }
+    world.isolate(1 + leader % 3);
+    world.pass(2_000);
+    assert_eq!(heard(&world).iter().filter(|active| **active).count(), 2);
+}
+
+#[test]
 fn an_overloaded_or_resigning_leader_tells_the_follower_for_certain() {
     let mut world =
         World::with(3, |options| (options.uncommitted_bytes_max, options.append_bytes_max) = (10_000, 5_000));

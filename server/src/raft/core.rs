@@ -1178,17 +1178,22 @@ impl<S: Store> Core<S> {
     /// Followers in touch need the log after this index: compacted, it would only have to be followed by another
     /// snapshot.
     fn needed_after(&self) -> u64 {
-        let ticks = u64::try_from(self.options.election_ticks).unwrap_or(u64::MAX);
-        let patience_ms = millis(self.options.tick).saturating_mul(ticks);
         let followers = self.raw.raft.prs().iter().filter(|(id, _)| **id != self.id);
         let needed = followers.filter_map(|(id, progress)| {
             let fetches = self.snapshots_sent.iter().any(|sent| sent.0 == *id);
             match progress.state {
                 ProgressState::Snapshot => fetches.then_some(progress.pending_snapshot),
-                _ => self.heard.get(id).is_some_and(|at| at + patience_ms > self.now_ms).then_some(progress.matched),
+                _ => self.in_touch(*id).then_some(progress.matched),
             }
         });
         needed.min().unwrap_or(u64::MAX)
+    }
+
+    /// Heard within the shortest election timeout. raft-rs's own mark is gone for a moment after each check of its quorum.
+    fn in_touch(&self, id: u64) -> bool {
+        let ticks = u64::try_from(self.options.election_ticks).unwrap_or(u64::MAX);
+        let patience_ms = millis(self.options.tick).saturating_mul(ticks);
+        id == self.id || self.heard.get(&id).is_some_and(|at| at.saturating_add(patience_ms) > self.now_ms)
     }
 
     fn take_snapshot(&mut self) {
@@ -1264,9 +1269,8 @@ impl<S: Store> Core<S> {
         let progress = match self.is_leader() {
             true => {
                 let all = self.raw.raft.prs().iter();
-                let mut all: Vec<_> = all
-                    .map(|(id, progress)| (ServerId(*id), Index(progress.matched), progress.recent_active))
-                    .collect();
+                let mut all: Vec<_> =
+                    all.map(|(id, progress)| (ServerId(*id), Index(progress.matched), self.in_touch(*id))).collect();
                 all.sort_unstable();
                 all
             }

@@ -187,7 +187,7 @@ impl<S: Store> Core<S> {
                 let progress = self.raw.raft.prs().get(id.0).ok_or_else(|| format!("server {id} is not a member"))?;
                 let behind = last.saturating_sub(progress.matched);
                 // A newcomer counts as active for a while before it is heard of at all.
-                let answers = progress.recent_active && progress.matched > 0;
+                let answers = self.in_touch(id.0) && progress.matched > 0;
                 if behind > CAUGHT_UP_ENTRIES || !answers {
                     return Err(format!(
                         "server {id} has not caught up: it is {behind} entries behind{}",
@@ -312,7 +312,7 @@ impl<S: Store> Core<S> {
         let voters = self.membership.conf.voters.iter().copied().filter(|id| *id != leader);
         voters
             .filter_map(|id| progress.get(id).map(|progress| (progress, id)))
-            .filter(|(progress, _)| progress.recent_active)
+            .filter(|(_, id)| self.in_touch(*id))
             .max_by_key(|(progress, id)| (progress.matched, std::cmp::Reverse(*id)))
             .map(|(_, id)| id)
     }

@@ -1,6 +1,6 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
-.PHONY: help demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim \
+.PHONY: help chaos demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim \
 	image test-image test-chart
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz     libFuzzer on the decoders: TARGET=log-entry SECONDS=600, or each for ten seconds"
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
+	@echo "make chaos    real servers broken for half a minute, and a verdict (CHAOS='--target redis-get-set' for others); root"
 	@echo "make planted  does the simulator find the bugs that are planted? The table in docs/simulator.md"
 	@echo "make image    the container image conclave:dev, from nothing; make test-image tries it with three containers"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
@@ -72,3 +73,7 @@ test-image: image
 
 nightly-sim: build
 	@sh scripts/sim.sh --nightly
+
+chaos: build
+	@sh scripts/setup.sh --tests
+	@. scripts/env.sh && "$$CARGO_TARGET_DIR/release/conclave-chaos" run $(CHAOS)

@@ -3,7 +3,7 @@
 # Safe to run again; silent when nothing is missing.
 #
 #   sh scripts/setup.sh            for building
-#   sh scripts/setup.sh --tests    also what `make test` needs (Chromium, which looks at reports)
+#   sh scripts/setup.sh --tests    also what `make test` needs (Chromium, which looks at reports; what the chaos suite needs)
 #   sh scripts/setup.sh --docker   also what `make image` needs (Docker, running)
 #   sh scripts/setup.sh --check    also what `make check` needs (rustfmt, clippy, cargo-deny)
 set -eu
@@ -27,7 +27,7 @@ esac
 # ---- system packages
 # g++ and libclang-dev are for RocksDB, protobuf-compiler for the Raft library's messages, curl for rustup.
 packages="make g++ libc6-dev libclang-dev protobuf-compiler curl ca-certificates"
-[ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core"
+[ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core iproute2 nftables redis-server"
 # Whatever Docker is there will do.
 [ "$for_docker" = no ] || command -v docker >/dev/null 2>&1 || packages="$packages docker.io"
 as_root() {

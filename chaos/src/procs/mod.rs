@@ -5,12 +5,12 @@
 //! * a server that is started again has the same id, ports and disk as before;
 //! * when it is dropped, also by a panic, its processes are gone; if the process that owns it is killed, they die too.
 
-mod binary;
 mod cluster;
 mod ports;
-mod spawn;
 
-pub use binary::{BIN_DIR_ENV, binary, binary_in};
 pub use cluster::{Cluster, Options};
+pub use conclave_suite::{
+    binary::{BIN_DIR_ENV, binary, binary_in},
+    spawn::{leashed, spawn},
+};
 pub use ports::PortBlock;
-pub use spawn::{leashed, spawn};

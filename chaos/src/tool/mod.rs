@@ -1,6 +1,7 @@
 //! The command `conclave-chaos`.
 
 mod points;
+mod run;
 mod sim;
 
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ struct Cli {
 enum Do {
     /// Lists the fail points of a server, and what each of them must lead to.
     Points,
+    Run(run::Run),
+    #[command(hide = true)]
+    Client(run::Client),
     Sim(sim::Sim),
     #[command(flatten)]
     Checker(conclave_checker::command::Command),
@@ -30,6 +34,8 @@ pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Do::Points => points::list(),
+            Do::Run(run) => run.main(),
+            Do::Client(client) => client.main(),
             Do::Sim(sim) => sim.main(),
             Do::Checker(command) => command.run(),
         },

@@ -23,7 +23,9 @@ impl World {
     /// All faults end, all servers come back but those whose disk is damaged.
     pub(super) fn heal(&mut self) {
         let now = self.sim.now();
-        self.healed = Some(now);
+        // A sync that has begun on a stuck disk returns when it does.
+        let busy = self.servers.values().filter_map(|server| server.node.as_ref()).map(|node| node.busy_until).max();
+        self.healed = Some(busy.unwrap_or(now).max(now));
         self.sim.note("healed", [0; 3], String::new);
         let numbers: Vec<usize> = self.holding.keys().copied().collect();
         for number in numbers {
@@ -54,7 +56,7 @@ impl World {
     pub(super) fn recover(&mut self) {
         let healed = self.healed.expect("healed");
         self.until(healed + 3 * LEAD_WITHIN, |world| world.led.is_some());
-        let took = self.led.unwrap_or(self.sim.now()) - healed;
+        let took = self.led.unwrap_or(self.sim.now()).saturating_sub(healed);
         self.summary.led_after_max = self.summary.led_after_max.max(took);
         self.summary.led_late += u64::from(took > 2 * SECOND);
         // Those who use the library let go, and all who wait get their turn.

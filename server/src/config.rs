@@ -253,7 +253,7 @@ pub struct Tls {
 impl Default for Tls {
     fn default() -> Self {
         let reload_every = Period(Duration::from_secs(10));
-        let [cert_file, key_file, ca_file] = [const { PathBuf::new() }; 3];
+        let [cert_file, key_file, ca_file] = std::array::from_fn(|_| PathBuf::new());
         Self { cert_file, key_file, ca_file, http: false, reload_every }
     }
 }

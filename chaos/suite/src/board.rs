@@ -89,7 +89,6 @@ impl Shared {
     ///
     /// # Panics
     /// If somebody panicked with it.
-    #[must_use]
     pub fn lock(&self) -> MutexGuard<'_, Board> {
         self.0.lock().expect("nobody panics with it")
     }

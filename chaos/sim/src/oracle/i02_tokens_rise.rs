@@ -106,7 +106,6 @@ mod tests {
         // The same entry seen again is what a parent that restarts its counter would look like.
         let applied = apply(create("/q/n-"), &mut found);
         assert_eq!(found.0, []);
-        drop(apply);
         let seen = Seen::Applied { index: Index(6), term: Term(1), entry: None, machine: &machine, applied: &applied };
         oracle.see(2, &seen, &mut found);
         assert_eq!(found.0.len(), 1, "{found:?}");

@@ -1,6 +1,6 @@
 //! What befalls the cluster, and how each fault ends.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use conclave_proto::ServerId;
 use conclave_server::raft::MemberChange;
@@ -163,7 +163,7 @@ impl World {
             }
             Fault::Rot { server, what, down } => {
                 // One disk in a cluster that can do without it.
-                if self.rotted > 0 || self.present().len() < 3 || *self.replacing.lock() {
+                if self.rotted > 0 || self.present().len() < 3 || *self.replacing.lock() || !self.all_know_members() {
                     return false;
                 }
                 let id = self.meant(server);
@@ -198,6 +198,19 @@ impl World {
                 self.replace(leaves)
             }
         }
+    }
+
+    /// Everybody is there and has applied the last change of members. Until then a server may count by the former
+    /// membership, as raft-rs counts by what it knows to be committed: with one that left and one damaged disk there
+    /// may be no majority of that.
+    fn all_know_members(&self) -> bool {
+        let present: BTreeSet<u64> = self.present().into_iter().collect();
+        present.iter().all(|id| {
+            self.servers[id].node.as_ref().is_some_and(|node| {
+                let status = node.handle().status.borrow();
+                status.members.iter().map(|member| member.id.0).collect::<BTreeSet<_>>() == present
+            })
+        })
     }
 
     /// A server has given its vote to a candidate, and now loses its power.

@@ -148,6 +148,7 @@ pub struct Core<S: Store> {
     /// A follower's renewals: to be sent, and under way to the leader.
     renewals: Vec<(SessionId, u64, RenewReply)>,
     forwarded: Vec<Forwarded>,
+    /// Counts from a number drawn at the start: a late answer to a batch of this server's former run answers nothing.
     next_batch: u64,
     duties: Option<Duties>,
     /// Leader and term that the waiters count on.
@@ -240,7 +241,7 @@ impl<S: Store> Core<S> {
             confirm: Confirm::default(),
             renewals: Vec::new(),
             forwarded: Vec::new(),
-            next_batch: 0,
+            next_batch: run,
             duties: None,
             under,
             held: Vec::new(),
@@ -1062,7 +1063,7 @@ impl<S: Store> Core<S> {
             return;
         };
         let batch = self.next_batch;
-        self.next_batch += 1;
+        self.next_batch = self.next_batch.wrapping_add(1);
         let renewals = mem::take(&mut self.renewals);
         let sessions = renewals.iter().map(|(session, _, _)| session.0).collect();
         out.send(leader, Item::Renew(Renew { from: self.id, batch, sessions }));

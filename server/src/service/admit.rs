@@ -47,7 +47,7 @@ pub struct Caller {
     pub how: How,
 }
 
-/// Decides who may go on. Authorisation by role belongs into [`Gate::admit`], too.
+/// Decides who may go on. Authorisation by role belongs into `admit`, too.
 #[derive(Debug)]
 pub struct Gate {
     mode: AuthMode,

@@ -107,7 +107,7 @@ class Writer:
         while not self.stop.is_set():
             began = time.time()
             said = subprocess.run(
-                ["docker", "exec", self.name, "/bin/conclave", "--timeout", "20s", "put", "/work/counter", str(self.done)],
+                ["docker", "exec", self.name, "/bin/conclave", "--timeout", "20s", "put", "/jobs/counter", str(self.done)],
                 capture_output=True, text=True, timeout=60,
             )
             if said.returncode:
@@ -181,7 +181,7 @@ def test_without_tls_or_with_another_ca_nobody_comes_in(story):
 
 
 def test_a_rolling_restart_interrupts_nobody(story):
-    story.conclave("put", "--parents", "/work/counter", "0", check=False)
+    story.conclave("put", "--parents", "/jobs/counter", "0", check=False)
     before = {pod: docker("inspect", "--format", "{{.Id}}", story.pods.container(pod)) for pod in story.pods.servers("demo-conclave")}
     story.pods.exits.clear()
     with Writer(story) as writer:

@@ -1,7 +1,7 @@
 # The commands of the house. Each installs what it needs first; all share one build (see scripts/env.sh).
 .POSIX:
 .PHONY: help chaos demo test cluster check fix bench bench-checker fuzz build build-faulty setup sim planted nightly-sim \
-	image test-image test-chart
+	image test-image test-chart run recovery build-peers trial
 
 help:
 	@echo "make demo     the first run: three servers, an incident replayed, a table to judge (DEMO='--help' for options)"
@@ -15,7 +15,10 @@ help:
 	@echo "make fuzz     libFuzzer on the decoders: TARGET=log-entry SECONDS=600, or each for ten seconds"
 	@echo "make build    the binaries only; make build-faulty: those that can be broken on purpose"
 	@echo "make sim      whole clusters under virtual time, fresh seeds for two minutes (SIM='--help' for options)"
-	@echo "make chaos    real servers broken for half a minute, and a verdict (CHAOS='--target redis-get-set' for others); root"
+	@echo "make chaos    real servers broken on purpose for a quarter of an hour (CHAOS='--profile nightly' for longer); root"
+	@echo "make run      one run of that kind (RUN='--target redis-get-set --nemesis pause --time 20s')"
+	@echo "make recovery how long the service is away after a loss (RECOVERY='--targets conclave,etcd,zookeeper')"
+	@echo "make trial    locks of others that have to be convicted, and controls that have to be acquitted (TRIAL='--only redlock-pause' for one)"
 	@echo "make planted  does the simulator find the bugs that are planted? The table in docs/simulator.md"
 	@echo "make image    the container image conclave:dev, from nothing; make test-image tries it with three containers"
 	@echo "make nightly-sim  the same until it is stopped; each round is a line in chaos/record.jsonl"
@@ -74,6 +77,23 @@ test-image: image
 nightly-sim: build
 	@sh scripts/sim.sh --nightly
 
+# Servers in containers too, where there is Docker.
 chaos: build
 	@sh scripts/setup.sh --tests
-	@. scripts/env.sh && "$$CARGO_TARGET_DIR/release/conclave-chaos" run $(CHAOS)
+	@if docker info >/dev/null 2>&1; then sh scripts/image.sh; fi
+	@sh scripts/chaos.sh suite $(CHAOS)
+
+run: build
+	@sh scripts/setup.sh --tests
+	@sh scripts/chaos.sh run $(RUN)
+
+recovery: build
+	@sh scripts/setup.sh --tests
+	@sh scripts/chaos.sh recovery $(RECOVERY)
+
+build-peers:
+	@sh scripts/setup.sh --peers
+	@sh scripts/build-peers.sh
+
+trial: build build-faulty build-peers
+	@sh scripts/chaos.sh trial --docs docs/trial.md $(TRIAL)

@@ -18,7 +18,7 @@ CONCLAVE_TOOLS="$CONCLAVE_CACHE/tools"
 
 # One profile and one set of features for every cargo command of the project: anything else compiles much again.
 # All features but `faults`, which compiles in what can be broken on purpose.
-CARGO_FEATURES="conclave-client/cli,conclave-client/sqlite,conclave-client/sans-io,conclave-checker/cli"
+CARGO_FEATURES="conclave-client/cli,conclave-client/postgres,conclave-client/sqlite,conclave-client/sans-io,conclave-checker/cli"
 CARGO_SCOPE="--release --workspace --locked --features $CARGO_FEATURES"
 # The same with `faults`. The binaries in it have names of their own, so both lie side by side.
 CARGO_SCOPE_FAULTS="--release --workspace --locked --features $CARGO_FEATURES,conclave-server/faults,conclave-chaos/faults"

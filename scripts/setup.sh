@@ -4,6 +4,7 @@
 #
 #   sh scripts/setup.sh            for building
 #   sh scripts/setup.sh --tests    also what `make test` needs (Chromium, which looks at reports; what the chaos suite needs)
+#   sh scripts/setup.sh --peers    the same, and the other lock services that `make trial` puts on trial (etcd, ZooKeeper)
 #   sh scripts/setup.sh --docker   also what `make image` needs (Docker, running)
 #   sh scripts/setup.sh --check    also what `make check` needs (rustfmt, clippy, cargo-deny)
 set -eu
@@ -15,19 +16,23 @@ die() { say "$*"; exit 1; }
 
 for_check=no
 for_tests=no
+for_peers=no
 for_docker=no
 case "${1:-}" in
     "") ;;
     --check) for_check=yes ;;
     --tests) for_tests=yes ;;
+    --peers) for_tests=yes for_peers=yes ;;
     --docker) for_docker=yes ;;
-    *) die "unknown argument '$1'; use --check, --tests, --docker or nothing" ;;
+    *) die "unknown argument '$1'; use --check, --tests, --peers, --docker or nothing" ;;
 esac
 
 # ---- system packages
 # g++ and libclang-dev are for RocksDB, protobuf-compiler for the Raft library's messages, curl for rustup.
 packages="make g++ libc6-dev libclang-dev protobuf-compiler curl ca-certificates"
-[ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core iproute2 nftables redis-server"
+[ "$for_tests" = no ] || packages="$packages chromium fonts-dejavu-core iproute2 iptables libfaketime nftables postgresql redis-server strace xfsprogs"
+# libprotobuf-dev is for etcd's client.
+[ "$for_peers" = no ] || packages="$packages etcd-server zookeeper openjdk-17-jre-headless libprotobuf-dev"
 # Whatever Docker is there will do.
 [ "$for_docker" = no ] || command -v docker >/dev/null 2>&1 || packages="$packages docker.io"
 as_root() {
@@ -48,7 +53,8 @@ if command -v dpkg-query >/dev/null 2>&1; then
         say "installing with apt-get:$missing"
         as_root apt-get update -qq || say "apt-get update failed; trying with the package lists there are"
         # shellcheck disable=SC2086 # a list of names
-        if ! said="$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing 2>&1)"; then
+        # Services that come with a package are not to run by themselves.
+        if ! said="$(as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing 2>&1)"; then
             printf '%s\n' "$said" >&2
             die "apt-get could not install:$missing"
         fi

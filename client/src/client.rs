@@ -1,6 +1,6 @@
 //! A cluster as its users see it.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use conclave_proto::v1::{self, admin_client::AdminClient, store_client::StoreClient};
@@ -35,6 +35,9 @@ pub(crate) struct ClientInner {
 /// Waits between tries of a call without a session.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A server that has not answered for so long is asked nothing new, and what may be asked twice is asked elsewhere; each
+/// round through all servers is twice as patient. A server that stands still keeps its connections: nothing else tells.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether a call can be sent again although its effect is not known.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -61,10 +64,27 @@ impl ClientInner {
             .without_max_times()
             .build();
         let mut tried = 0;
+        let mut patience = PATIENCE;
         loop {
             let at = endpoints.cursor();
             let (generation, channel) = endpoints.channel(at);
-            let error = match tokio::time::timeout_at(until, send(channel)).await {
+            let mut answer = pin!(send(channel));
+            let mut answered = tokio::time::timeout_at(until.min(Instant::now() + patience), &mut answer).await;
+            if answered.is_err() && Instant::now() < until && endpoints.len() > 1 {
+                endpoints.advance(at);
+                if repeat == Repeat::Safe {
+                    said[at] = Some("no answer in time".to_owned());
+                    tried += 1;
+                    if tried % endpoints.len() == 0 {
+                        patience *= 2;
+                    }
+                    continue;
+                }
+            }
+            if answered.is_err() {
+                answered = tokio::time::timeout_at(until, answer).await;
+            }
+            let error = match answered {
                 Ok(Ok(Ok(answer))) => return Ok(answer),
                 Ok(Ok(Err(error))) => {
                     let error = Error::from_wire(error);

@@ -28,6 +28,8 @@ pub struct Opening {
 pub trait Env: Send + Sync + 'static {
     /// This moment; never before one that was returned earlier.
     fn now(&self) -> BootTime;
+    /// Milliseconds since the Unix epoch by the wall clock. Nothing depends on it but a bug that is planted on purpose.
+    fn wall_ms(&self) -> u64;
     /// Resolves after so much time, not before. Suspend need not count.
     fn sleep(&self, time: Duration) -> Boxed<()>;
     /// A random number, which spreads waits and decides nothing else.

@@ -41,6 +41,7 @@
 //!
 //! # Features
 //! * `sqlite`: a fence for SQLite databases, [`fence::sqlite`](crate::fence).
+//! * `postgres`: one for PostgreSQL by `tokio-postgres`, [`fence::postgres`](crate::fence).
 //! * `cli`: what the `conclave` command needs; the library does without.
 
 #![warn(missing_docs)]

@@ -97,7 +97,7 @@ pub struct Member {
 pub struct Raft {
     /// Raft's unit of time.
     pub tick: Period,
-    /// Ticks of silence before an election; drawn anew each time from here to twice as many.
+    /// Ticks of silence before an election; drawn anew each time from here to half as many more.
     pub election_ticks: usize,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: usize,

@@ -890,38 +890,68 @@ async fn run_to_end(args: &[String]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// The arguments of a server on the disk and the ports of server 1.
+fn on_its_disk(cluster: &Cluster, name: &str, id: u64) -> Vec<String> {
+    let address = cluster.address(1).to_string();
+    let data = cluster.data_dir(1).display().to_string();
+    [
+        "--cluster",
+        name,
+        "--id",
+        &id.to_string(),
+        "--listen",
+        &address,
+        "--http",
+        &cluster.http(1).to_string(),
+        "--members",
+        &format!("{id}={address}"),
+        "--data-dir",
+        &data,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// A log with a changed bit, behind which are writes that were acknowledged, is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_refused() {
+    let mut cluster = one_server("").await;
+    for number in 0..50 {
+        client(&cluster).await.put(format!("/kept-{number}"), "safe").await.expect("a write");
+    }
+    cluster.kill(1).expect("it is killed");
+    let db = cluster.data_dir(1).join("db");
+    let files = std::fs::read_dir(&db).expect("its database").map(|entry| entry.expect("an entry").path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let log = logs.max_by_key(|path| std::fs::metadata(path).expect("a file").len()).expect("a log");
+    let kept = std::fs::read(&log).expect("the log");
+    let mut damaged = kept.clone();
+    damaged[kept.len() / 2] ^= 1;
+    std::fs::write(&log, damaged).expect("written");
+    let (code, said) = run_to_end(&on_its_disk(&cluster, "test", 1)).await;
+    assert!(code.is_some_and(|code| code != 0), "it ended with {code:?}: {said}");
+    for part in [&*log.display().to_string(), "is damaged at byte", "docs/operations.md"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    // Nothing was changed by the look at it.
+    std::fs::write(&log, kept).expect("written");
+    cluster.start_server(1).expect("it starts again");
+    cluster.wait_healthy(PATIENCE).await.expect("it serves");
+    assert_eq!(node(&client(&cluster).await, "/kept-49").await.expect("it is there").data, "safe");
+}
+
 /// The disk of another cluster, or of another server, is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_disk_is_refused() {
     let mut cluster = one_server("").await;
     client(&cluster).await.put("/kept", "safe").await.expect("a write");
     cluster.stop(1).expect("it stops");
-    let args = |name: &str, id: u64| -> Vec<String> {
-        let address = cluster.address(1).to_string();
-        let data = cluster.data_dir(1).display().to_string();
-        [
-            "--cluster",
-            name,
-            "--id",
-            &id.to_string(),
-            "--listen",
-            &address,
-            "--http",
-            &cluster.http(1).to_string(),
-            "--members",
-            &format!("{id}={address}"),
-            "--data-dir",
-            &data,
-        ]
-        .map(str::to_owned)
-        .to_vec()
-    };
-    let (code, said) = run_to_end(&args("other", 1)).await;
+    let (code, said) = run_to_end(&on_its_disk(&cluster, "other", 1)).await;
     assert!(code.is_some_and(|code| code != 0), "it ended with {code:?}: {said}");
     for part in ["other", "test", &cluster.data_dir(1).display().to_string()] {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
-    let (code, said) = run_to_end(&args("test", 2)).await;
+    let (code, said) = run_to_end(&on_its_disk(&cluster, "test", 2)).await;
     assert!(code.is_some_and(|code| code != 0), "it ended with {code:?}: {said}");
     assert!(said.contains('1') && said.contains('2'), "which server's disk it is, and which server it is: {said}");
     // Its own server goes on as if nothing had happened.

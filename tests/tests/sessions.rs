@@ -213,6 +213,24 @@ async fn a_server_that_hangs_is_left_for_another() {
     guard.release().await.expect("released");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_without_a_session_leave_a_server_that_hangs() {
+    let cluster = Cluster::start(3).await.expect("servers");
+    let status = client(&cluster, 0).admin().status().await;
+    let leader = status[0].status.as_ref().expect("it answers").leader;
+    let at = cluster.ids().iter().position(|id| Some(*id) != leader.map(|id| id.0)).expect("a follower");
+    // Less than it takes until a silent connection is given up.
+    let config = Config::new(cluster.endpoints()).with_first_endpoint(at).with_request_timeout(Duration::from_secs(5));
+    let calls = Client::new(config).expect("endpoints");
+    calls.put("/a", "1").await.expect("written");
+    cluster.pause(cluster.ids()[at]).expect("paused");
+    // What may be asked twice is asked elsewhere.
+    assert_eq!(calls.get("/a").await.expect("read elsewhere").expect("there").data, "1".as_bytes());
+    // And what comes after it goes there at once.
+    calls.put("/a", "2").await.expect("written elsewhere");
+    cluster.resume(cluster.ids()[at]).expect("resumed");
+}
+
 #[tokio::test]
 async fn what_a_silent_session_holds_goes_to_the_next() {
     let cluster = Cluster::start(3).await.expect("servers");

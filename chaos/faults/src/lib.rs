@@ -12,7 +12,7 @@
 mod planted;
 mod points;
 
-pub use planted::{Bug, active, plant, plant_from_environment};
+pub use planted::{Bug, active, plant, plant_everywhere, plant_from_environment};
 pub use points::*;
 
 /// True while this bug is active. Always `false`, at compile time, without the feature `faults`.

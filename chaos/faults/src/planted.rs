@@ -73,6 +73,8 @@ bugs! {
     NoRollback = "no-rollback",
     /// Comparisons of revisions always hold, and so does that of a hold that is over.
     CompareIgnoresRevision = "compare-ignores-revision",
+    /// A release frees whoever holds the lock by then.
+    ReleaseWithoutOwnerCheck = "release-without-owner-check",
     /// One more may hold than there are permits.
     PermitTooMany = "permit-too-many",
     /// Readers of a shared lock do not wait for writers.
@@ -123,6 +125,8 @@ bugs! {
     NewNumbersOnReconnect = "new-numbers-on-reconnect",
     /// The fencing token is the node's sequence number.
     TokenFromSequence = "token-from-sequence",
+    /// The fencing token is what the client's wall clock says.
+    TokenFromWallClock = "token-from-wall-clock",
     /// A watch resumes one revision too late.
     WatchResumesLate = "watch-resumes-late",
     /// After a reconnection, waiters do not say again that they wait.
@@ -168,12 +172,20 @@ mod state {
     /// No such bug.
     pub fn plant_from_environment() -> Result<Option<Bug>, String> {
         let Ok(key) = std::env::var("CONCLAVE_PLANTED") else { return Ok(None) };
+        plant_everywhere(&key).map(Some).map_err(|error| format!("CONCLAVE_PLANTED: {error}"))
+    }
+
+    /// Makes the bug of this key active in the whole process. To be called once, at the start.
+    ///
+    /// # Errors
+    /// No such bug.
+    pub fn plant_everywhere(key: &str) -> Result<Bug, String> {
         let Some(bug) = Bug::ALL.iter().find(|bug| bug.key() == key) else {
             let known: Vec<&str> = Bug::ALL.iter().map(|bug| bug.key()).collect();
-            return Err(format!("CONCLAVE_PLANTED is {key:?}; known are: {}", known.join(", ")));
+            return Err(format!("no planted bug is called {key:?}; there are {}", known.join(", ")));
         };
         PROCESS.store(*bug as usize + 1, Relaxed);
-        Ok(Some(*bug))
+        Ok(*bug)
     }
 }
 
@@ -198,9 +210,17 @@ mod state {
     pub fn plant_from_environment() -> Result<Option<Bug>, String> {
         Ok(None)
     }
+
+    /// There are no bugs to plant in this build.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn plant_everywhere(key: &str) -> Result<Bug, String> {
+        Err(format!("{key:?} cannot be planted: this program was built without the feature faults"))
+    }
 }
 
-pub use state::{active, plant, plant_from_environment};
+pub use state::{active, plant, plant_everywhere, plant_from_environment};
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! The command `conclave-chaos`.
 
 mod points;
-mod run;
 mod sim;
 
 use std::process::ExitCode;
@@ -20,10 +19,9 @@ struct Cli {
 enum Do {
     /// Lists the fail points of a server, and what each of them must lead to.
     Points,
-    Run(run::Run),
-    #[command(hide = true)]
-    Client(run::Client),
     Sim(sim::Sim),
+    #[command(flatten)]
+    Suite(conclave_suite::command::Command),
     #[command(flatten)]
     Checker(conclave_checker::command::Command),
 }
@@ -34,8 +32,7 @@ pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Do::Points => points::list(),
-            Do::Run(run) => run.main(),
-            Do::Client(client) => client.main(),
+            Do::Suite(command) => command.run(),
             Do::Sim(sim) => sim.main(),
             Do::Checker(command) => command.run(),
         },

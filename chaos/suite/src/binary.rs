@@ -30,7 +30,11 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 pub fn binary_in(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let path = dir.join(name);
     if !path.is_file() {
-        let make = if name.ends_with("-faulty") { "make build-faulty" } else { "make build" };
+        let make = match name {
+            crate::target::PEERS => "make build-peers",
+            _ if name.ends_with("-faulty") => "make build-faulty",
+            _ => "make build",
+        };
         bail!("no {name} in {}; '{make}' builds it, and {BIN_DIR_ENV} names another directory", dir.display());
     }
     Ok(path)

@@ -1,175 +1,176 @@
 //! What is broken, when and for how long: a list grown from the seed before anything runs.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Class {
-    /// SIGSTOP, later SIGCONT.
-    Pause,
-    /// SIGKILL, later started again.
-    Kill,
-    /// Cut off from others, later joined.
-    Partition,
-}
+use crate::nemesis::{Class, Fault, Form};
 
-impl Class {
-    /// All, with their names.
-    pub const ALL: &[(Self, &str)] = &[(Self::Pause, "pause"), (Self::Kill, "kill"), (Self::Partition, "partition")];
-
-    /// As on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(class, _)| *class == self).map_or("?", |(_, name)| name)
-    }
-}
-
-impl FromStr for Class {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = || Self::ALL.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-        let found = Self::ALL.iter().find(|(_, name)| *name == text).map(|(class, _)| *class);
-        found.ok_or_else(|| format!("no fault is called {text:?}; there are {}, and none", names()))
-    }
-}
-
-/// A fault and whom it meets. Who leads or holds is looked up when it begins.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fault {
-    /// The client that holds a lock at that moment.
-    PauseHolder,
-    /// The server that leads.
-    PauseLeader,
-    /// The server of this number (from 0; modulo how many there are).
-    PauseServer(usize),
-    /// The server that leads.
-    KillLeader,
-    /// The server of this number.
-    KillServer(usize),
-    /// The leader from all other servers; clients still reach it.
-    CutLeader,
-    /// A server from everybody.
-    CutServer(usize),
-    /// Servers and clients in two halves; the number says how they are dealt.
-    Halves(u64),
-}
-
-impl Fault {
-    /// Its kind.
-    #[must_use]
-    pub fn class(self) -> Class {
-        match self {
-            Self::PauseHolder | Self::PauseLeader | Self::PauseServer(_) => Class::Pause,
-            Self::KillLeader | Self::KillServer(_) => Class::Kill,
-            Self::CutLeader | Self::CutServer(_) | Self::Halves(_) => Class::Partition,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PauseHolder => "pause the client that holds",
-            Self::PauseLeader => "pause the leader",
-            Self::PauseServer(_) => "pause a server",
-            Self::KillLeader => "kill the leader",
-            Self::KillServer(_) => "kill a server",
-            Self::CutLeader => "cut the leader off from the other servers",
-            Self::CutServer(_) => "cut a server off from everybody",
-            Self::Halves(_) => "cut the network in halves",
-        })
-    }
-}
-
-/// A fault with its times.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Faults that are there at once, with their times.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Quiet before it, after the fault before is healed.
+    /// Quiet before it, after the step before is healed.
     pub after: Duration,
-    /// What.
-    pub fault: Fault,
-    /// So long.
-    pub length: Duration,
+    /// What; those that begin at the same moment, in this order.
+    pub faults: Vec<Fault>,
 }
 
-/// The steps that may fit into a run, one fault at a time: each class in turn, in an order of the seed's, and within a
-/// class each victim in turn. Same seed, same steps.
+impl Step {
+    /// From the first beginning to the last end.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.faults.iter().map(|fault| fault.from + fault.length).max().unwrap_or_default()
+    }
+}
+
+/// How faults follow each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pace {
+    /// Each group in turn, in an order of the seed's; those of a group begin and end together.
+    InTurn,
+    /// One group after the other by the throw of the dice; those of a group begin and end when they like, within each
+    /// other, and last from a fraction of a lease to several.
+    Random,
+}
+
+/// The steps that may fit into a run, one group of classes at a time, and within a class each form in turn. Same seed, same
+/// steps.
 ///
-/// A fault lasts longer than the lease, or a lock service had nothing to decide.
+/// In turn, a fault lasts longer than the lease, or a lock service had nothing to decide.
 #[must_use]
-pub fn plan(seed: u64, classes: &[Class], servers: usize, lease: Duration, length: Duration) -> Vec<Step> {
+pub fn plan(
+    seed: u64,
+    groups: &[Vec<Class>],
+    pace: Pace,
+    servers: usize,
+    lease: Duration,
+    length: Duration,
+) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut classes = classes.to_vec();
-    classes.sort_unstable();
-    classes.dedup();
-    let mut bags: Vec<(Class, Vec<Fault>)> = classes.into_iter().map(|class| (class, Vec::new())).collect();
-    let (mut steps, mut used) = (Vec::new(), Duration::ZERO);
-    while used < length && !bags.is_empty() {
-        random.shuffle(&mut bags);
-        for (class, bag) in &mut bags {
-            if bag.is_empty() {
-                *bag = faults(*class, servers, &mut random);
-                random.shuffle(bag);
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    // What makes no sense with so few servers would be looked for in vain.
+    groups.retain(|group| group.iter().all(|class| forms(*class, servers).next().is_some()));
+    let (singles, several): (Vec<_>, Vec<_>) = groups.iter().cloned().partition(|group| group.len() < 2);
+    let mut bags = BTreeMap::<Class, Vec<&'static Form>>::new();
+    let (mut steps, mut used) = (Vec::<Step>::new(), Duration::ZERO);
+    while used < length && !groups.is_empty() {
+        random.shuffle(&mut groups);
+        let round = match pace {
+            Pace::InTurn => groups.clone(),
+            Pace::Random => {
+                // One class is as likely as two, however many twos there are.
+                let of = if several.is_empty() || !singles.is_empty() && random.bool() { &singles } else { &several };
+                vec![of[random.usize(..of.len())].clone()]
             }
-            let step = Step {
-                after: Duration::from_millis(random.u64(500..1_500)),
-                fault: bag.pop().expect("a class has faults"),
-                length: lease + Duration::from_millis(random.u64(500..2_000)),
+        };
+        for group in round {
+            let times = times(pace, group.len(), lease, &mut random);
+            let mut fault = |(class, (from, length))| {
+                let bag = bags.entry(class).or_default();
+                if bag.is_empty() {
+                    *bag = forms(class, servers).collect();
+                    random.shuffle(bag);
+                }
+                let form = bag.pop().expect("it has one with so many servers");
+                Fault { class, form, roll: random.u64(..), from, length }
             };
-            used += step.after + step.length;
+            let faults: Vec<_> = group.into_iter().zip(times).map(&mut fault).collect();
+            let step = Step { after: Duration::from_millis(random.u64(500..1_500)), faults };
+            used += step.after + step.length();
             steps.push(step);
         }
     }
     steps
 }
 
-fn faults(class: Class, servers: usize, random: &mut fastrand::Rng) -> Vec<Fault> {
-    let many = servers > 1;
-    let server = random.usize(..servers);
-    match class {
-        Class::Pause if many => {
-            vec![Fault::PauseHolder, Fault::PauseLeader, Fault::PauseHolder, Fault::PauseServer(server)]
+/// When each fault of a group begins, and how long it lasts.
+fn times(pace: Pace, count: usize, lease: Duration, random: &mut fastrand::Rng) -> Vec<(Duration, Duration)> {
+    match pace {
+        Pace::InTurn => vec![(Duration::ZERO, lease + Duration::from_millis(random.u64(500..2_000))); count],
+        Pace::Random => {
+            let mut lengths: Vec<_> = (0..count).map(|_| lease.mul_f64(0.2 + 3.8 * random.f64().powi(2))).collect();
+            lengths.sort_unstable_by(|one, other| other.cmp(one));
+            // All begin while the longest lasts, which is the first.
+            let longest = lengths.first().copied().unwrap_or_default();
+            let from = |(at, length)| (if at == 0 { Duration::ZERO } else { longest.mul_f64(random.f64()) }, length);
+            lengths.into_iter().enumerate().map(from).collect()
         }
-        Class::Pause => vec![Fault::PauseHolder, Fault::PauseHolder, Fault::PauseServer(0)],
-        Class::Kill if many => vec![Fault::KillLeader, Fault::KillServer(server)],
-        Class::Kill => vec![Fault::KillServer(0)],
-        Class::Partition if many => vec![Fault::CutLeader, Fault::CutServer(server), Fault::Halves(random.u64(..))],
-        Class::Partition => vec![Fault::CutServer(0)],
     }
+}
+
+fn forms(class: Class, servers: usize) -> impl Iterator<Item = &'static Form> {
+    class.forms().iter().filter(move |form| form.servers_min <= servers)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::nemesis::asked::Nemeses;
+
+    fn alone(classes: &[Class]) -> Vec<Vec<Class>> {
+        classes.iter().map(|class| vec![*class]).collect()
+    }
+
+    const LEASE: Duration = Duration::from_millis(1_500);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn in_turn(seed: u64, groups: &[Vec<Class>], servers: usize) -> Vec<Step> {
+        plan(seed, groups, Pace::InTurn, servers, LEASE, MINUTE)
+    }
 
     #[test]
     fn a_seed_has_one_plan_that_fills_the_run_with_every_class() {
         let all = [Class::Pause, Class::Kill, Class::Partition];
-        let (lease, length) = (Duration::from_millis(1_500), Duration::from_secs(60));
-        let steps = plan(7, &all, 3, lease, length);
-        assert_eq!(steps, plan(7, &[Class::Partition, Class::Pause, Class::Kill], 3, lease, length));
-        assert_ne!(steps, plan(8, &all, 3, lease, length));
-        assert!(steps.iter().map(|step| step.after + step.length).sum::<Duration>() >= length);
-        assert!(steps.iter().all(|step| step.length > lease));
+        let steps = in_turn(7, &alone(&all), 3);
+        assert_eq!(steps, in_turn(7, &alone(&[Class::Partition, Class::Pause, Class::Kill]), 3));
+        assert_ne!(steps, in_turn(8, &alone(&all), 3));
+        assert!(steps.iter().map(|step| step.after + step.length()).sum::<Duration>() >= MINUTE);
+        assert!(steps.iter().all(|step| step.length() > LEASE));
         for class in all {
-            assert!(steps[..3].iter().any(|step| step.fault.class() == class), "{class:?} in {steps:?}");
+            assert!(steps[..3].iter().any(|step| step.faults[0].class == class), "{class:?} in {steps:?}");
         }
-        assert!(plan(7, &[], 3, lease, length).is_empty());
+        assert!(in_turn(7, &[], 3).is_empty());
     }
 
     #[test]
     fn a_single_server_has_no_leader_to_lose() {
-        let all = [Class::Pause, Class::Kill, Class::Partition];
-        for step in plan(1, &all, 1, Duration::from_secs(1), Duration::from_secs(120)) {
-            assert!(
-                matches!(
-                    step.fault,
-                    Fault::PauseHolder | Fault::PauseServer(0) | Fault::KillServer(0) | Fault::CutServer(0)
-                ),
-                "{:?}",
-                step.fault
-            );
+        let steps = in_turn(1, &alone(Class::ALL), 1);
+        assert!(!steps.is_empty());
+        for step in steps {
+            assert!(step.faults.iter().all(|fault| fault.form.servers_min <= 1), "{step:?}");
         }
+    }
+
+    #[test]
+    fn a_group_is_broken_at_once_or_not_at_all() {
+        let pair = vec![vec![Class::Pause, Class::Partition]];
+        for step in in_turn(3, &pair, 3) {
+            let classes: Vec<_> = step.faults.iter().map(|fault| fault.class).collect();
+            assert_eq!(classes, pair[0]);
+            assert!(step.faults.iter().all(|fault| fault.from.is_zero() && fault.length == step.length()));
+        }
+        // Nobody hands over to nobody.
+        assert!(in_turn(3, &[vec![Class::Pause, Class::Transfer]], 1).is_empty());
+    }
+
+    #[test]
+    fn at_random_there_are_one_or_two_that_overlap_and_last_from_short_to_long() {
+        let groups = Nemeses::Random.groups(&BTreeSet::new());
+        let hour = Duration::from_secs(3_600);
+        let steps = plan(11, &groups, Pace::Random, 5, LEASE, hour);
+        assert_eq!(steps, plan(11, &groups, Pace::Random, 5, LEASE, hour));
+        let (one, two): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.faults.len() == 1);
+        assert!(one.len() > steps.len() / 3 && two.len() > steps.len() / 3, "{} and {}", one.len(), two.len());
+        for step in &two {
+            let [first, second] = &step.faults[..] else { panic!("{step:?}") };
+            assert!(first.from.is_zero() && second.from < first.length, "{step:?}");
+        }
+        let lengths: Vec<_> = steps.iter().flat_map(|step| &step.faults).map(|fault| fault.length).collect();
+        assert!(lengths.iter().any(|length| *length < LEASE / 2) && lengths.iter().any(|length| *length > LEASE * 3));
+        let met: BTreeSet<_> = steps.iter().flat_map(|step| &step.faults).map(|fault| fault.form.what).collect();
+        let all = Class::ALL.iter().flat_map(|class| class.forms()).filter(|form| form.servers_min <= 5);
+        assert_eq!(met, all.map(|form| form.what).collect(), "an hour has every form in it");
     }
 }

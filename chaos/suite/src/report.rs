@@ -1,20 +1,33 @@
 //! The folder of a run: a page whose first screen is the verdict, and everything it rests on.
 
-use std::{fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, path::Path};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use conclave_checker::{History, Judgement, report as pages};
 
 use crate::{
     client::Outcome,
-    judge::{Row, Standing},
+    judge::{Row, Standing, beliefs::Cause},
     nemesis::Done,
     run::Summary,
+    workload::Touched,
 };
 
-const STYLE: &str = include_str!("report.css");
+/// How pages look.
+pub const STYLE: &str = include_str!("report.css");
 /// Overlaps that are listed; the others are counted.
 const OVERLAPS_LISTED: usize = 20;
+
+/// Makes the folder; one that is there must have nothing in it.
+///
+/// # Errors
+/// The disk's, or that it is not empty.
+pub fn folder(path: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    ensure!(empty, "{} is not empty", path.display());
+    Ok(())
+}
 
 /// Writes `index.html`, and beside it the checker's `report.html`.
 ///
@@ -22,7 +35,10 @@ const OVERLAPS_LISTED: usize = 20;
 /// The disk's.
 pub fn write(summary: &Summary, history: &History, judgement: &Judgement, model: &str) -> anyhow::Result<()> {
     let dir = &summary.options.report;
-    let title = format!("{} under {}", summary.options.target, nemeses(summary));
+    let title = match summary.options.nemeses.to_string().as_str() {
+        "none" => format!("{} under no fault", summary.options.target),
+        nemeses => format!("{} under {nemeses}", summary.options.target),
+    };
     let replay = summary.replay();
     let invariants: Vec<_> = summary
         .rows
@@ -46,9 +62,12 @@ pub fn write(summary: &Summary, history: &History, judgement: &Judgement, model:
 /// When a server stood still or was down.
 fn lane(at: usize, faults: &[Done]) -> pages::Lane {
     let mut lane = pages::Lane { name: format!("server {}", at + 1), ..pages::Lane::default() };
-    for fault in faults.iter().filter(|fault| fault.server == Some(at)) {
+    for fault in faults.iter().filter(|fault| fault.servers.contains(&at)) {
         let state = match fault.class {
-            crate::plan::Class::Kill => pages::State::Down,
+            crate::nemesis::Class::Kill
+            | crate::nemesis::Class::Power
+            | crate::nemesis::Class::Files
+            | crate::nemesis::Class::Wipe => pages::State::Down,
             _ => pages::State::Paused,
         };
         lane.spans.push(pages::Span {
@@ -61,11 +80,6 @@ fn lane(at: usize, faults: &[Done]) -> pages::Lane {
     lane
 }
 
-fn nemeses(summary: &Summary) -> String {
-    let names: Vec<_> = summary.options.nemeses.iter().map(|class| class.name()).collect();
-    if names.is_empty() { "no fault".into() } else { names.join(", ") }
-}
-
 /// For people: `1.25 s`, `12 ms`.
 #[must_use]
 pub fn time(ns: i64) -> String {
@@ -73,7 +87,9 @@ pub fn time(ns: i64) -> String {
     if ms >= 1_000.0 { format!("{:.2} s", ms / 1e3) } else { format!("{ms:.0} ms") }
 }
 
-fn html(text: &str) -> String {
+/// As text of a page.
+#[must_use]
+pub fn html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -100,17 +116,27 @@ fn index(summary: &Summary, title: &str, model: &str) -> String {
          <p class=\"title\">{title}</p>\n<h1 class=\"{class}\">{headline}</h1>\n",
         title = html(title)
     );
+    for row in summary.rows.iter().filter(|row| row.standing == Standing::Fail) {
+        let _ = writeln!(
+            out,
+            "<p><b class=\"bad\">{}</b> should hold: {}. It did not: <b>{}</b>.</p>",
+            row.id,
+            html(row.text),
+            html(row.details.trim_end_matches('.'))
+        );
+    }
     let _ = writeln!(
         out,
-        "<p>{} clients took {} lock{} of <b>{}</b> on {} server{} ({}; lease {}) for {} s. Its lock: {}.</p>",
+        "<p>{} clients used <b>{}</b> on {} ({}; lease {}) as the workload <code>{}</code> does, with {} key{}, while faults \
+         began for {} s. Its lock: {}.</p>",
         options.clients,
-        options.keys,
-        plural(options.keys),
         html(&options.target),
-        summary.nodes,
-        plural(summary.nodes),
-        summary.place,
+        html(&summary.on()),
+        html(&summary.place),
         time(crate::clock::ns(summary.lease)),
+        options.workload,
+        options.keys,
+        if options.keys == 1 { "" } else { "s" },
         options.time.as_secs(),
         html(&summary.about)
     );
@@ -146,15 +172,25 @@ fn index(summary: &Summary, title: &str, model: &str) -> String {
     for at in 1..=summary.nodes {
         let _ = writeln!(out, "<li><a href=\"server-{at}.log\">server-{at}.log</a></li>");
     }
-    if options.workload != crate::client::Workload::Lock {
+    if options.target == "conclave" {
+        for at in 1..=summary.nodes {
+            let _ = writeln!(
+                out,
+                "<li><a href=\"locks-server-{at}.jsonl\">locks-server-{at}.jsonl</a>: the locks by server {at}'s own account; \
+                 <a href=\"metrics-server-{at}.txt\">metrics-server-{at}.txt</a></li>"
+            );
+        }
+    }
+    if options.workload.in_postgres() {
+        out.push_str(
+            "<li><a href=\"resource.jsonl\">resource.jsonl</a>: what the resource (PostgreSQL) let in; \
+             <a href=\"postgres.log\">postgres.log</a></li>\n",
+        );
+    } else if options.workload.touched() != Touched::Nothing {
         out.push_str("<li><a href=\"resource.db\">resource.db</a>: the resource (SQLite), with its log</li>\n");
     }
     out.push_str("</ul>\n</main>\n</body>\n</html>\n");
     out
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 fn class_of(row: &Row) -> &'static str {
@@ -202,9 +238,17 @@ fn overlaps(out: &mut String, summary: &Summary) {
     sorted.sort_by_key(|overlap| std::cmp::Reverse(overlap.length_ns()));
     out.push_str("<table>\n<thead><tr><th>at</th><th>lock</th><th>first</th><th>second</th><th>for</th><th>cause</th></tr></thead>\n<tbody>\n");
     for overlap in sorted.iter().take(OVERLAPS_LISTED) {
-        let cause = match overlap.pause {
-            Some(at) => format!("{} stood still ({})", summary.clients[overlap.first.client], summary.faults[at].what),
-            None => "the first was not paused".to_owned(),
+        let cause = match overlap.cause {
+            Some(Cause::Fault(at)) if summary.faults[at].beyond => {
+                format!("clocks beyond what a lease allows for ({})", summary.faults[at].what)
+            }
+            Some(Cause::Fault(at)) => {
+                format!("{} stood still ({})", summary.clients[overlap.first.client], summary.faults[at].what)
+            }
+            Some(Cause::Stall(ns)) => {
+                format!("{} did not get to look at its lock for {}", summary.clients[overlap.first.client], time(ns))
+            }
+            None => "none: the first looked, and believed".to_owned(),
         };
         let _ = writeln!(
             out,

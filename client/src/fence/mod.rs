@@ -10,6 +10,10 @@ use std::collections::HashMap;
 use conclave_faults::planted;
 use conclave_proto::FencingToken;
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

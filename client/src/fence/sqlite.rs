@@ -3,7 +3,7 @@
 use conclave_proto::FencingToken;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::Stale;
+use super::{Stale, sql};
 
 /// A late holder was turned away, or SQLite failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +67,8 @@ impl Fence {
     /// [`Error::Stale`] if a larger token was seen; roll back then (dropping the transaction does).
     pub fn enter(&self, transaction: &Connection, resource: &str, token: FencingToken) -> Result<(), Error> {
         // One statement, so that it is atomic even outside of a transaction.
-        let raised = transaction
-            .prepare_cached(
-                "INSERT INTO conclave_fence (resource, token) VALUES (?1, ?2)
-                 ON CONFLICT (resource) DO UPDATE SET token = excluded.token WHERE excluded.token >= conclave_fence.token",
-            )?
-            .execute(params![resource, token.as_i64()])?;
-        if raised == 1 {
+        let raised = transaction.prepare_cached(sql::RAISE)?.execute(params![resource, token.as_i64()])?;
+        if sql::let_in(raised as u64) {
             return Ok(());
         }
         let seen = self.seen(transaction, resource)?.unwrap_or_default();
@@ -85,10 +80,8 @@ impl Fence {
     /// # Errors
     /// SQLite's.
     pub fn seen(&self, connection: &Connection, resource: &str) -> rusqlite::Result<Option<u64>> {
-        let token: Option<i64> = connection
-            .prepare_cached("SELECT token FROM conclave_fence WHERE resource = ?1")?
-            .query_row([resource], |row| row.get(0))
-            .optional()?;
+        let token: Option<i64> =
+            connection.prepare_cached(sql::SEEN)?.query_row([resource], |row| row.get(0)).optional()?;
         Ok(token.and_then(|token| u64::try_from(token).ok()))
     }
 }

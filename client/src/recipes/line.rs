@@ -121,9 +121,12 @@ impl Line {
             Some(v1::op_result::Result::Created(created)) => created.path,
             _ => return Err(gone()),
         };
-        let revision = match planted!(TokenFromSequence) {
-            true => Revision(node_path.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0) + 1),
-            false => Revision(result.revision),
+        let revision = if planted!(TokenFromSequence) {
+            Revision(node_path.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0) + 1)
+        } else if planted!(TokenFromWallClock) {
+            Revision(shared.env().wall_ms())
+        } else {
+            Revision(result.revision)
         };
         let token = FencingToken::new(shared.with(|core, _| core.fence_epoch()), revision);
         Ok(Ok(Guard::new(hold, self.path.clone(), node_path, token)))

@@ -1,6 +1,9 @@
 //! A session's environment in production: the machine's clock and chance, tokio's tasks and timers, gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::StreamExt as _;
 use tonic::{Request, Status, codegen::http::uri::PathAndQuery};
@@ -20,6 +23,11 @@ pub(crate) struct Network(pub(crate) Arc<Endpoints>);
 impl Env for Network {
     fn now(&self) -> BootTime {
         BootTime::now()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn sleep(&self, time: Duration) -> Boxed<()> {

@@ -595,13 +595,16 @@ impl<S: Store> Core<S> {
         self.store_state()
     }
 
-    /// An election timeout between one and two times `election_ticks` (Raft paper section 5.2). raft-rs draws it from a
-    /// generator of the thread's when it begins to count; so that one seed is one course of events, another is put in
-    /// its place before the count is looked at.
+    /// An election timeout between one and one and a half times `election_ticks`: Raft paper section 5.2, whose section 9.3
+    /// shows that little randomness suffices, and all of it is added to every loss of a leader. raft-rs draws from a
+    /// generator of the thread's when it begins to count; so that one seed is one course of events, another timeout is put
+    /// in its place before the count is looked at.
     fn draw_election_timeout(&mut self) {
         if self.raw.raft.election_elapsed == 0 {
             let least = self.options.election_ticks;
-            self.raw.raft.set_randomized_election_timeout(self.random.usize(least..2 * least));
+            // Ticks are coarse: a few of them have to be left to chance, however short the timeout.
+            let spread = (least / 2).max(4);
+            self.raw.raft.set_randomized_election_timeout(self.random.usize(least..least + spread));
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Options {
     pub members: Vec<Member>,
     /// Raft's unit of time.
     pub tick: Duration,
-    /// Ticks of silence before an election; drawn anew each time from here to twice as many.
+    /// Ticks of silence before an election; drawn anew each time from here to half as many more.
     pub election_ticks: usize,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: usize,

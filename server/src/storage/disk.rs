@@ -32,7 +32,7 @@ use rocksdb::{
 
 use super::{
     AppliedWrite, Identity, LogWrite, Membership, Position, Recovered, SnapshotDone, SnapshotInfo, Store, StoreError,
-    keys,
+    keys, wal,
 };
 
 const LOG: &str = "log";
@@ -95,6 +95,9 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
 }
 
 fn open_db(path: &Path) -> Result<DB, StoreError> {
+    if let Some(wal::Damage { file, offset }) = wal::damage(path).map_err(StoreError::io("read the log in", path))? {
+        return Err(StoreError::Damaged { file, offset });
+    }
     DB::open_cf_descriptors(&options(), path, families()).map_err(StoreError::rocks("open the database"))
 }
 

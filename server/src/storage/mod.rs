@@ -16,6 +16,7 @@ pub mod disk;
 mod keys;
 pub mod log;
 pub mod memory;
+pub mod wal;
 
 use std::path::PathBuf;
 
@@ -219,6 +220,18 @@ pub enum StoreError {
         found: Identity,
         /// Who we are.
         wanted: Identity,
+    },
+    /// A log was changed behind our back: it has less than what was acknowledged.
+    #[error(
+        "{} is damaged at byte {offset}, and writes that were acknowledged come after that: this server must not take part without \
+         them. Remove it from the cluster and add it with an empty disk, as docs/operations.md says under Members",
+        file.display()
+    )]
+    Damaged {
+        /// Which file.
+        file: PathBuf,
+        /// Where the first damaged record begins.
+        offset: u64,
     },
     /// What is stored makes no sense.
     #[error("the store is damaged: {0}")]

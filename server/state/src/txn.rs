@@ -54,6 +54,9 @@ impl Run<'_> {
         for asked in [txn.compare.len(), txn.then.len(), txn.otherwise.len()] {
             limit("txn_ops_max", ops_max, asked as u64, None)?;
         }
+        if planted!(ReleaseWithoutOwnerCheck) {
+            self.free_the_holder(&txn);
+        }
         let failed = txn.compare.iter().position(|compare| !self.holds(compare));
         let branch = if failed.is_none() { txn.then } else { txn.otherwise };
         let mut results = Vec::with_capacity(branch.len());
@@ -63,6 +66,19 @@ impl Run<'_> {
             results.push(result);
         }
         Ok((failed.map(|position| u32::try_from(position).expect("bounded by txn_ops_max")), results))
+    }
+
+    /// A planted bug: if this is a release, whoever is first in that line goes, too.
+    fn free_the_holder(&mut self, txn: &Txn) {
+        let [Compare { path, test: Test::HeldSince(_) }] = &txn.compare[..] else { return };
+        if !matches!(&txn.then[..], [Op::Delete { path: released, .. }] if released == path) {
+            return;
+        }
+        let Some(lock) = path.parent() else { return };
+        let first = self.tree.queues().range(&lock, None).next().and_then(|(_, mut line)| line.next().cloned());
+        if let Some(first) = first.filter(|first| first != path && first.parent().as_ref() == Some(&lock)) {
+            self.tree.delete(&first, self.at);
+        }
     }
 
     fn holds(&self, Compare { path, test }: &Compare) -> bool {

@@ -75,6 +75,10 @@ impl sans_io::Env for Env {
         BootTime::from_millis(self.clock.clock.at(self.sim.now()) / MS)
     }
 
+    fn wall_ms(&self) -> u64 {
+        self.clock.clock.wall_ms(self.sim.now())
+    }
+
     fn sleep(&self, time: Duration) -> Boxed<()> {
         self.clock.after(time)
     }

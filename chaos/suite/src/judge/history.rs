@@ -1,6 +1,6 @@
-//! The history of the locks in the checker's form.
+//! What clients did, as a history in the checker's form.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -14,15 +14,19 @@ use crate::{
 /// milliseconds, and not from the very moment.
 const LEASE_SLACK_NS: i64 = 5_000_000;
 
-/// A process's name changes when what it has done stays open, as histories want it.
+/// A process's name changes when what it has done stays open, as histories want it. Each of a client's threads of work
+/// is a process.
 struct Name<'a> {
     name: &'a str,
+    task: u32,
     life: u32,
 }
 
 impl Name<'_> {
     fn text(&self) -> String {
-        if self.life == 1 { self.name.to_owned() } else { format!("{}.{}", self.name, self.life) }
+        let task = if self.task == 0 { String::new() } else { format!("/{}", self.task + 1) };
+        let life = if self.life == 1 { String::new() } else { format!(".{}", self.life) };
+        format!("{}{task}{life}", self.name)
     }
 }
 
@@ -35,7 +39,13 @@ impl Name<'_> {
 pub fn lines(names: &[String], told: &[(usize, Told)], faults: &[Done], lease: Duration, tokens: bool) -> String {
     let mut events: Vec<(i64, Value)> = Vec::new();
     for (who, name) in names.iter().enumerate() {
-        client(name, told.iter().filter(|(by, _)| *by == who).map(|(_, told)| told), lease, tokens, &mut events);
+        let own = || told.iter().filter(|(by, _)| *by == who).map(|(_, told)| told);
+        let tasks: BTreeSet<u32> = own().map(|told| told.task).collect();
+        for task in tasks {
+            let name = Name { name, task, life: 1 };
+            let its = own().filter(|told| told.task == task || told.happened == Happened::Killed);
+            client(name, its, lease, tokens, &mut events);
+        }
     }
     for fault in faults.iter().filter(|fault| !fault.missed) {
         let name = fault.class.name();
@@ -53,24 +63,24 @@ pub fn lines(names: &[String], told: &[(usize, Told)], faults: &[Done], lease: D
 }
 
 fn client<'a>(
-    name: &str,
+    mut name: Name<'_>,
     told: impl Iterator<Item = &'a Told>,
     lease: Duration,
     tokens: bool,
     events: &mut Vec<(i64, Value)>,
 ) {
-    let mut name = Name { name, life: 1 };
-    // Of the present hold: from when on the service may take it back.
+    // Of the present hold: from when on the service may take it back, and which lock it is.
     let mut expires = None;
-    for Told { at_ns, happened } in told {
+    let mut held = String::new();
+    for Told { at_ns, happened, .. } in told {
         match happened {
-            Happened::Call { f, key, token } => {
+            Happened::Call { f, key, value } => {
                 events.push((
                     *at_ns,
-                    json!({"process": name.text(), "type": "invoke", "f": f, "key": key, "value": token}),
+                    json!({"process": name.text(), "type": "invoke", "f": f, "key": key, "value": value}),
                 ));
             }
-            Happened::Return { f, key, outcome, token, error, lease_from_ns } => {
+            Happened::Return { f, key, outcome, value, error, lease_from_ns } => {
                 let kind = match outcome {
                     Outcome::Ok => "ok",
                     Outcome::Fail => "fail",
@@ -78,10 +88,11 @@ fn client<'a>(
                 };
                 events.push((
                     *at_ns,
-                    json!({"process": name.text(), "type": kind, "f": f, "key": key, "value": token, "error": error}),
+                    json!({"process": name.text(), "type": kind, "f": f, "key": key, "value": value, "error": error}),
                 ));
                 let mut over = *outcome == Outcome::Info;
-                if f == "acquire" && *outcome == Outcome::Ok {
+                if *outcome == Outcome::Ok && (f == "acquire" || f == "try_acquire") {
+                    held.clone_from(key);
                     expires = lease_from_ns.map(|from| from + ns(lease) - LEASE_SLACK_NS);
                 }
                 if f == "release"
@@ -95,6 +106,13 @@ fn client<'a>(
                 if over {
                     name.life += 1;
                 }
+            }
+            Happened::Killed => {
+                // What it was at stays open; a lock without tokens that it held ends by its lease.
+                if let Some(expires) = expires.take() {
+                    expire(&name, &held, expires, events);
+                }
+                name.life += 1;
             }
             _ => {}
         }
@@ -113,17 +131,19 @@ mod tests {
     use super::*;
 
     fn call(at: i64, f: &str) -> Told {
-        Told { at_ns: at * 1_000_000, happened: Happened::Call { f: f.into(), key: "a".into(), token: None } }
+        let happened = Happened::Call { f: f.into(), key: "a".into(), value: Value::Null };
+        Told { at_ns: at * 1_000_000, task: 0, happened }
     }
 
     fn back(at: i64, f: &str, outcome: Outcome, lease_from: Option<i64>) -> Told {
         Told {
             at_ns: at * 1_000_000,
+            task: 0,
             happened: Happened::Return {
                 f: f.into(),
                 key: "a".into(),
                 outcome,
-                token: None,
+                value: Value::Null,
                 error: None,
                 lease_from_ns: lease_from.map(|at| at * 1_000_000),
             },

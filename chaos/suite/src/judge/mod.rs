@@ -6,7 +6,12 @@
 //! * L3, the resource: what it let in. With tokens compared it can hold under every fault, whatever clients believe.
 
 pub mod beliefs;
+pub mod evidence;
 pub mod history;
+pub mod invariants;
+pub mod layers;
+pub mod line;
+pub mod replicas;
 pub mod touches;
 
 pub use conclave_checker::report::Standing;

@@ -5,10 +5,10 @@
 
 use std::{
     fs,
-    io::Write as _,
     net::Ipv4Addr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -27,7 +27,7 @@ pub const HOSTS_MAX: usize = 200;
 pub struct Namespaces {
     /// `conclave-chaos.PID.START`: what the names of all our namespaces begin with.
     label: String,
-    hosts: usize,
+    addresses: Vec<Ipv4Addr>,
 }
 
 impl Namespaces {
@@ -38,14 +38,10 @@ impl Namespaces {
     pub fn make(hosts: usize) -> anyhow::Result<Self> {
         ensure!((1..=HOSTS_MAX).contains(&hosts), "a place has 1 to {HOSTS_MAX} hosts");
         available()?;
-        sweep()?;
-        let pid = std::process::id();
-        let started = started(pid).context("this process has no start")?;
-        // The number tells runs of one process apart, as tests have them.
-        static RUNS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let run = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        super::sweep()?;
+        let addresses = (1..=hosts).map(|host| Ipv4Addr::new(10, 77, 0, u8::try_from(host).expect("HOSTS_MAX")));
         // From here on dropping it removes whatever there is.
-        let place = Self { label: format!("{LABEL}.{pid}.{started}.{run}"), hosts };
+        let place = Self::of(label()?, addresses.collect());
         let hub = place.hub();
         ip(&["netns", "add", &hub])?;
         ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
@@ -62,23 +58,36 @@ impl Namespaces {
         Ok(place)
     }
 
+    /// Hosts with these addresses, which somebody else makes: see [`Namespaces::namespace`] for what they are to be called.
+    pub(super) fn of(label: String, addresses: Vec<Ipv4Addr>) -> Self {
+        Self { label, addresses }
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.addresses.len()
+    }
+
     fn hub(&self) -> String {
         format!("{}.hub", self.label)
     }
 
-    fn namespace(&self, host: Host) -> String {
+    /// The name of a host's namespace.
+    pub(super) fn namespace(&self, host: Host) -> String {
         format!("{}.{}", self.label, host.0)
     }
 }
 
 impl Place for Namespaces {
-    fn name(&self) -> &'static str {
-        "network namespaces"
+    fn name(&self) -> String {
+        "network namespaces".into()
     }
 
     fn address(&self, host: Host) -> Ipv4Addr {
-        assert!(host.0 < self.hosts, "a host of this place");
-        Ipv4Addr::new(10, 77, 0, u8::try_from(host.0 + 1).expect("at most HOSTS_MAX"))
+        self.addresses[host.0]
     }
 
     fn command(&self, host: Host, program: &Path) -> Command {
@@ -90,32 +99,16 @@ impl Place for Namespaces {
         command
     }
 
-    fn can_cut(&self) -> Result<(), NotAvailable> {
-        nft(&self.hub(), "add table inet trial; delete table inet trial")
-            .map_err(|error| NotAvailable { what: "partition".into(), why: format!("{error:#}") })
+    fn network(&self, host: Host) -> Result<PathBuf, NotAvailable> {
+        Ok(Path::new(NAMES).join(self.namespace(host)))
     }
 
-    fn cut(&self, host: Host, others: &[Host]) -> anyhow::Result<()> {
-        ensure!(!others.is_empty(), "nobody to be cut off from");
-        let others: Vec<_> = others.iter().map(|other| self.address(*other).to_string()).collect();
-        let others = others.join(", ");
-        nft(
-            &self.namespace(host),
-            &format!(
-                "table inet chaos {{
-                    chain in {{ type filter hook input priority 0; ip saddr {{ {others} }} drop; }}
-                    chain out {{ type filter hook output priority 0; ip daddr {{ {others} }} drop; }}
-                }}"
-            ),
-        )
+    fn unplug(&self, host: Host) -> anyhow::Result<()> {
+        ip(&["-n", &self.hub(), "link", "set", &format!("port{}", host.0), "down"])
     }
 
-    fn join(&self, host: Host) -> anyhow::Result<()> {
-        let name = self.namespace(host);
-        nft(&name, "delete table inet chaos")?;
-        let rules = run(Command::new("ip").args(["netns", "exec", &name, "nft", "list", "ruleset"]))?;
-        ensure!(rules.trim().is_empty(), "packets are still dropped on host {}: {rules}", host.0);
-        Ok(())
+    fn plug(&self, host: Host) -> anyhow::Result<()> {
+        ip(&["-n", &self.hub(), "link", "set", &format!("port{}", host.0), "up"])
     }
 }
 
@@ -133,7 +126,7 @@ impl Drop for Namespaces {
 /// What is missing.
 pub fn available() -> Result<(), NotAvailable> {
     let lacks = |why: &str| Err(NotAvailable { what: "network namespaces".into(), why: why.into() });
-    if !fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t0")) {
+    if !is_root() {
         return lacks("only root can make them");
     }
     for (tool, asked, package) in [("ip", "-V", "iproute2"), ("setpriv", "--version", "util-linux")] {
@@ -145,18 +138,38 @@ pub fn available() -> Result<(), NotAvailable> {
     Ok(())
 }
 
+/// Whether this process may do as it likes.
+pub(crate) fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t0"))
+}
+
 /// Removes the namespaces whose owners are dead, processes in them included, and returns how many.
 ///
 /// # Errors
 /// The tool's.
 pub fn sweep() -> anyhow::Result<usize> {
-    remove(|name| {
-        let mut parts = name.split('.');
-        let ours = parts.next() == Some(LABEL);
-        let pid = parts.next().and_then(|pid| pid.parse().ok());
-        let start = parts.next().and_then(|start| start.parse::<u64>().ok());
-        ours && pid.is_some_and(|pid| started(pid) != start)
-    })
+    remove(orphaned)
+}
+
+/// A label for a run of this process, which none had before: what the names of all that it makes begin with.
+///
+/// # Errors
+/// If the kernel does not say when this process began.
+pub(crate) fn label() -> anyhow::Result<String> {
+    // Tells runs of one process apart, as tests have them.
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let pid = std::process::id();
+    let started = started(pid).context("this process has no start")?;
+    Ok(format!("{LABEL}.{pid}.{started}.{}", RUNS.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Whether a name is ours and its owner is dead.
+pub(crate) fn orphaned(name: &str) -> bool {
+    let mut parts = name.split('.');
+    let ours = parts.next() == Some(LABEL);
+    let pid = parts.next().and_then(|pid| pid.parse().ok());
+    let start = parts.next().and_then(|start| start.parse::<u64>().ok());
+    ours && pid.is_some_and(|pid| started(pid) != start)
 }
 
 /// How many namespaces of any run there are.
@@ -194,22 +207,8 @@ fn started(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
+pub(super) fn ip(args: &[&str]) -> anyhow::Result<()> {
     run(Command::new("ip").args(args)).map(drop)
-}
-
-fn nft(namespace: &str, rules: &str) -> anyhow::Result<()> {
-    let mut child = Command::new("ip")
-        .args(["netns", "exec", namespace, "nft", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("ip")?;
-    child.stdin.take().expect("it is piped").write_all(rules.as_bytes()).context("nft does not listen")?;
-    let output = child.wait_with_output().context("nft")?;
-    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
 }
 
 fn run(command: &mut Command) -> anyhow::Result<String> {

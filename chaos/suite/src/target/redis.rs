@@ -1,16 +1,41 @@
 //! Locks that people build on one Redis server, each as it is told.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Context as _;
 use conclave_checker::Model;
 
-use super::{Start, Target};
+use super::{Start, Target, installed};
 use crate::client::Recipe;
 
-const PORT: u16 = 6_379;
-/// Where Debian's package puts it, and where else it may be.
-const PROGRAMS: &[&str] = &["/usr/bin/redis-server", "/usr/local/bin/redis-server"];
+pub(super) const PORT: u16 = 6_379;
+
+/// Where Redis's server is.
+pub(super) fn program() -> anyhow::Result<PathBuf> {
+    installed("redis-server", &["/usr/bin/redis-server", "/usr/local/bin/redis-server"], "redis-server")
+}
+
+/// Settings of every server whose keys are locks. Every write is on the disk before it is answered, so that a killed
+/// server forgets no lock: what convicts these locks is how they lock, not how Redis was configured.
+pub(super) fn settings(dir: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("port", PORT.to_string()),
+        ("bind", "0.0.0.0".into()),
+        ("protected-mode", "no".into()),
+        ("save", "\"\"".into()),
+        ("appendonly", "yes".into()),
+        ("appendfsync", "always".into()),
+        ("dir", dir.display().to_string()),
+    ]
+}
+
+/// Of a server that stands alone, without a file of settings.
+pub(super) fn alone(dir: &Path) -> anyhow::Result<Start> {
+    let args = settings(dir).into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect();
+    Ok(Start { program: program()?, args, env: vec![] })
+}
 
 #[derive(Clone, Copy)]
 pub(super) struct Lock {
@@ -50,29 +75,16 @@ impl Target for Lock {
         1
     }
 
-    fn start(&self, _: usize, _: &[Ipv4Addr], dir: &std::path::Path) -> anyhow::Result<Start> {
-        let program = PROGRAMS.iter().map(PathBuf::from).find(|path| path.is_file());
-        let program = program.context("redis-server: not available (Debian's package is redis-server)")?;
-        // Every write is on the disk before it is answered, so that a killed server forgets no lock: what convicts
-        // these locks is how they lock, not how Redis was configured.
-        let args = [
-            ("--port", PORT.to_string()),
-            ("--bind", "0.0.0.0".into()),
-            ("--protected-mode", "no".into()),
-            ("--save", String::new()),
-            ("--appendonly", "yes".into()),
-            ("--appendfsync", "always".into()),
-            ("--dir", dir.display().to_string()),
-        ];
-        Ok(Start {
-            program,
-            args: args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-            env: vec![],
-        })
+    fn start(&self, _: usize, _: &[Ipv4Addr], dir: &Path) -> anyhow::Result<Start> {
+        alone(dir)
     }
 
-    fn endpoint(&self, address: Ipv4Addr) -> String {
-        format!("redis://{address}:{PORT}")
+    fn starts_empty(&self) -> bool {
+        true
+    }
+
+    fn endpoints(&self, addresses: &[Ipv4Addr], _: &Path) -> anyhow::Result<Vec<String>> {
+        Ok(addresses.iter().map(|address| format!("redis://{address}:{PORT}")).collect())
     }
 
     fn recipe(&self) -> Recipe {

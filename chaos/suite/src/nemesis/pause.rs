@@ -1,0 +1,101 @@
+//! SIGSTOP: a process that stands still, keeps its connections, and goes on as if nothing had been.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Broken, FIND_WITHIN, Form, Reach};
+use crate::{
+    clock::now_ns,
+    place::{NotAvailable, Place},
+    target::Target,
+};
+
+/// A holder is met so soon after it began, or not at all: it is to be in the middle of something.
+const FRESH_NS: i64 = 15_000_000;
+
+pub const FORMS: &[Form] = &[
+    Form { what: "pause the client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
+    Form {
+        what: "pause the leader",
+        servers_min: 2,
+        begin: |reach, _| {
+            let at = reach.leader()?;
+            server(reach, at)
+        },
+    },
+    Form { what: "pause a client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
+    Form { what: "pause a client that waits", servers_min: 0, begin: waiter },
+    Form { what: "pause a server", servers_min: 1, begin: |reach, roll| server(reach, reach.some_server(roll)) },
+];
+
+#[expect(clippy::unnecessary_wraps, reason = "as of every class")]
+pub fn available(_: &dyn Place, _: &dyn Target) -> Result<(), NotAvailable> {
+    Ok(())
+}
+
+fn server(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
+    reach.servers.get(at).stand(true)?;
+    Ok(Broken::server(at, move |reach| {
+        let server = reach.servers.get(at);
+        // Another fault may have ended it meanwhile.
+        if server.is_there() && server.ended().is_none() { server.stand(false) } else { Ok(()) }
+    }))
+}
+
+/// Stops a client that has asked and not been answered: its turn comes, and is over, while it stands still.
+fn waiter(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
+    let mut order: Vec<usize> = (0..reach.clients.len()).collect();
+    fastrand::Rng::with_seed(roll).shuffle(&mut order);
+    let until = Instant::now() + FIND_WITHIN;
+    while Instant::now() < until {
+        for who in &order {
+            let who = *who;
+            let Some(since) = reach.board.lock().asked_since(who) else { continue };
+            let from_ns = now_ns();
+            reach.clients[who].process.stand(true)?;
+            // What it told before it was stopped may still be on its way.
+            thread::sleep(Duration::from_millis(20));
+            if reach.board.lock().asked_since(who) == Some(since) {
+                return Ok(paused(reach, who, from_ns));
+            }
+            reach.clients[who].process.stand(false)?;
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+    anyhow::bail!("nobody waited")
+}
+
+fn paused(reach: &Reach<'_, '_>, who: usize, from_ns: i64) -> Broken {
+    let name = reach.clients[who].name.clone();
+    let mend = move |reach: &mut Reach<'_, '_>| reach.clients[who].process.stand(false);
+    Broken { paused_client: Some(who), from_ns: Some(from_ns), ..Broken::network(name, mend) }
+}
+
+fn holder(reach: &mut Reach<'_, '_>) -> anyhow::Result<Broken> {
+    let (who, from_ns) = stop_holder(reach)?;
+    Ok(paused(reach, who, from_ns))
+}
+
+/// Stops a client that is in the middle of a hold: one that still was after it was stopped. Which one, and when.
+pub(super) fn stop_holder(reach: &mut Reach<'_, '_>) -> anyhow::Result<(usize, i64)> {
+    let until = Instant::now() + FIND_WITHIN;
+    while Instant::now() < until {
+        let now = now_ns();
+        let fresh = |(who, since): (&usize, &i64)| (now - since < FRESH_NS).then_some((*who, *since));
+        let found = reach.board.lock().inside.iter().find_map(fresh);
+        if let Some((who, since)) = found {
+            let from_ns = now_ns();
+            reach.clients[who].process.stand(true)?;
+            // What it told before it was stopped may still be on its way.
+            thread::sleep(Duration::from_millis(20));
+            if reach.board.lock().inside.get(&who) == Some(&since) {
+                return Ok((who, from_ns));
+            }
+            reach.clients[who].process.stand(false)?;
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+    anyhow::bail!("nobody held")
+}

@@ -134,7 +134,8 @@ async fn stall_under_load(limits: &str, per_second_max: u64) -> Stalled {
     // Two streams on one connection, both on server 1: one will not be read, the other must not notice.
     let channel = wire::connect(&cluster.endpoint(1)).await.expect("a connection");
     let mut raw = Raw::open_on(channel.clone(), TTL).await.expect("a session");
-    let mut sibling = Raw::open_on(channel, Duration::from_secs(60)).await.expect("a session");
+    // The sibling sends no keep-alives, so its session has to outlive the stall.
+    let mut sibling = Raw::open_on(channel, stall() + PATIENCE).await.expect("a session");
     let scope = Scope::Subtree.into();
     raw.say(vec![Say::Watch(v1::WatchOpen { watch: WATCH, path: "/load".into(), scope, from_revision: 0 })]);
     let started = raw.until("WatchStarted", |item| match item {

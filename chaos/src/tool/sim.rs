@@ -215,11 +215,13 @@ impl Sim {
         let bar = progress(bounded.then_some(until - from));
         let range =
             Range { profiles: &[profile], steps: self.steps, from, until, within, jobs: self.jobs(), planted: None };
+        // What is checked out may be another one by the end.
+        let commit = conclave_suite::record::commit();
         let hunt = hunt(&range, &bar);
         bar.finish_and_clear();
         report::print(&hunt, profile);
         if let Some(path) = &self.record {
-            record::append(path, &hunt, profile)?;
+            record::append(path, &commit, &hunt, profile)?;
         }
         let Some(failed) = &hunt.failed else { return Ok(true) };
         self.tell(profile, failed, None);

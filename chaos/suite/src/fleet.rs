@@ -17,7 +17,7 @@ use nix::{
 };
 
 use crate::{
-    client::{Happened, ServerView, Spec, Told},
+    client::{Happened, PASS_TURN, Recipe, STOP_AT_TURN, ServerView, Spec, Told},
     clock::now_ns,
     clocks::{Clock, Kind},
     disks::{Disk, Room},
@@ -50,6 +50,24 @@ pub trait Running: Send {
 
     /// SIGKILL, and waits until it is gone.
     fn kill(&mut self);
+
+    /// Stops it where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    fn stand(&self, still: bool) -> anyhow::Result<()> {
+        let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal).with_context(|| format!("{signal}"))
+    }
+
+    /// Whether it was stopped, by whomever.
+    ///
+    /// # Errors
+    /// If it does not run.
+    fn stands(&self) -> anyhow::Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).context("it is gone")?;
+        Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
+    }
 }
 
 impl Running for Child {
@@ -90,27 +108,34 @@ impl Process {
     /// # Errors
     /// If it does not run.
     pub fn pid(&self) -> anyhow::Result<u32> {
-        Ok(self.running.as_ref().context("it does not run")?.pid())
+        Ok(self.running()?.pid())
     }
 
-    /// SIGSTOP or SIGCONT, and looks whether it stands or runs.
+    fn running(&self) -> anyhow::Result<&dyn Running> {
+        self.running.as_deref().context("it does not run")
+    }
+
+    /// Stops it where it is or lets it go on, and looks whether it does.
     ///
     /// # Errors
-    /// If it does not run, or the kernel does not follow within a second.
+    /// If it does not run, or does not follow within a second.
     pub fn stand(&self, still: bool) -> anyhow::Result<()> {
-        let pid = self.pid()?;
-        let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
-        kill(Pid::from_raw(i32::try_from(pid)?), signal).with_context(|| format!("{signal}"))?;
+        let running = self.running()?;
+        running.stand(still)?;
         let until = Instant::now() + Duration::from_secs(1);
-        loop {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("it is gone")?;
-            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
-            if state.starts_with('T') == still {
-                return Ok(());
-            }
-            ensure!(Instant::now() < until, "{signal} has no effect");
+        while running.stands()? != still {
+            ensure!(Instant::now() < until, "it does not {}", if still { "stop" } else { "go on" });
             thread::sleep(Duration::from_millis(1));
         }
+        Ok(())
+    }
+
+    /// Whether it was stopped, by whomever.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn stands(&self) -> anyhow::Result<bool> {
+        self.running()?.stands()
     }
 
     /// Whether it was started and not killed since; it may have ended by itself.
@@ -447,6 +472,18 @@ impl Client {
         // What it told before is read by then.
         thread::sleep(Duration::from_millis(20));
         let _ = self.told.send((self.at, Told { at_ns, task: 0, happened: Happened::Killed }));
+    }
+
+    /// Tells it to stop itself (SIGSTOP) when its turn comes, or no longer to.
+    ///
+    /// # Errors
+    /// If it takes locks in a way that has no such moment, or does not listen.
+    pub fn stop_at_turn(&mut self, asked: bool) -> anyhow::Result<()> {
+        let waits = self.spec.recipe == Recipe::Conclave && self.spec.workload.is_for_any_lock();
+        ensure!(waits, "its clients are not woken when their turn comes");
+        let line = if asked { STOP_AT_TURN } else { PASS_TURN };
+        let stdin = self.stdin.as_mut().context("it does not listen")?;
+        writeln!(stdin, "{line}").context("it does not listen")
     }
 
     /// Tells it to finish what it does.

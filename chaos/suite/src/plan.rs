@@ -34,11 +34,14 @@ pub enum Pace {
 /// The steps that may fit into a run, one group of classes at a time, and within a class each form in turn. Same seed, same
 /// steps.
 ///
+/// Of a class that has forms with one of these words, only those are there.
+///
 /// In turn, a fault lasts longer than the lease, or a lock service had nothing to decide.
 #[must_use]
 pub fn plan(
     seed: u64,
     groups: &[Vec<Class>],
+    words: &[String],
     pace: Pace,
     servers: usize,
     lease: Duration,
@@ -49,7 +52,7 @@ pub fn plan(
     groups.sort_unstable();
     groups.dedup();
     // What makes no sense with so few servers would be looked for in vain.
-    groups.retain(|group| group.iter().all(|class| forms(*class, servers).next().is_some()));
+    groups.retain(|group| group.iter().all(|class| !forms(*class, words, servers).is_empty()));
     let (singles, several): (Vec<_>, Vec<_>) = groups.iter().cloned().partition(|group| group.len() < 2);
     let mut bags = BTreeMap::<Class, Vec<&'static Form>>::new();
     let (mut steps, mut used) = (Vec::<Step>::new(), Duration::ZERO);
@@ -68,7 +71,7 @@ pub fn plan(
             let mut fault = |(class, (from, length))| {
                 let bag = bags.entry(class).or_default();
                 if bag.is_empty() {
-                    *bag = forms(class, servers).collect();
+                    *bag = forms(class, words, servers);
                     random.shuffle(bag);
                 }
                 let form = bag.pop().expect("it has one with so many servers");
@@ -98,8 +101,11 @@ fn times(pace: Pace, count: usize, lease: Duration, random: &mut fastrand::Rng) 
     }
 }
 
-fn forms(class: Class, servers: usize) -> impl Iterator<Item = &'static Form> {
-    class.forms().iter().filter(move |form| form.servers_min <= servers)
+fn forms(class: Class, words: &[String], servers: usize) -> Vec<&'static Form> {
+    let named = |form: &&Form| words.iter().any(|word| form.has_word(word));
+    let any_named = class.forms().iter().any(|form| named(&form));
+    let forms = class.forms().iter().filter(|form| form.servers_min <= servers);
+    forms.filter(|form| !any_named || named(form)).collect()
 }
 
 #[cfg(test)]
@@ -117,7 +123,25 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn in_turn(seed: u64, groups: &[Vec<Class>], servers: usize) -> Vec<Step> {
-        plan(seed, groups, Pace::InTurn, servers, LEASE, MINUTE)
+        plan(seed, groups, &[], Pace::InTurn, servers, LEASE, MINUTE)
+    }
+
+    #[test]
+    fn words_leave_those_forms_that_have_them() {
+        let groups = [vec![Class::Drift, Class::Partition], vec![Class::Kill]];
+        let words = ["little".to_owned(), "client".to_owned()];
+        let steps = plan(5, &groups, &words, Pace::InTurn, 3, LEASE, MINUTE);
+        let of = |class| -> BTreeSet<_> {
+            let faults = steps.iter().flat_map(|step| &step.faults).filter(|fault| fault.class == class);
+            faults.map(|fault| fault.form.what).collect()
+        };
+        let little = ["let the leader's clocks go a little fast", "let the leader's clocks go a little slow"];
+        assert_eq!(of(Class::Drift), little.into());
+        assert_eq!(of(Class::Partition), ["cut the client that holds off from the servers"].into());
+        assert_eq!(of(Class::Kill), ["kill the client that holds"].into());
+        // A class without such a form has all of its own.
+        let others = plan(5, &[vec![Class::Transfer]], &words, Pace::InTurn, 3, LEASE, MINUTE);
+        assert!(!others.is_empty());
     }
 
     #[test]
@@ -159,8 +183,8 @@ mod tests {
     fn at_random_there_are_one_or_two_that_overlap_and_last_from_short_to_long() {
         let groups = Nemeses::Random.groups(&BTreeSet::new());
         let hour = Duration::from_secs(3_600);
-        let steps = plan(11, &groups, Pace::Random, 5, LEASE, hour);
-        assert_eq!(steps, plan(11, &groups, Pace::Random, 5, LEASE, hour));
+        let steps = plan(11, &groups, &[], Pace::Random, 5, LEASE, hour);
+        assert_eq!(steps, plan(11, &groups, &[], Pace::Random, 5, LEASE, hour));
         let (one, two): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.faults.len() == 1);
         assert!(one.len() > steps.len() / 3 && two.len() > steps.len() / 3, "{} and {}", one.len(), two.len());
         for step in &two {

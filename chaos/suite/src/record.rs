@@ -29,12 +29,12 @@ pub fn commit() -> String {
     text.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Appends a line: these figures, with the date and the commit.
+/// Appends a line: these figures, with the date, and the commit that was there when they began.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn append(path: &Path, mut figures: Value) -> anyhow::Result<()> {
-    (figures["date"], figures["commit"]) = (now().into(), commit().into());
+pub fn append(path: &Path, commit: &str, mut figures: Value) -> anyhow::Result<()> {
+    (figures["date"], figures["commit"]) = (now().into(), commit.into());
     let mut file = OpenOptions::new()
         .create(true)
         .append(true)

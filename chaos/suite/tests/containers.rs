@@ -97,6 +97,17 @@ fn a_server_in_a_container_keeps_its_address_and_can_be_taken_off_the_network() 
     assert_ne!(servers.get(0).pid().expect("it runs"), first);
     wait_for("it answers where it was", || connects(&place, client, server, 7_400));
 
+    // Frozen, whatever it was doing; and killed as it is.
+    servers.get(0).stand(true).expect("paused");
+    assert!(servers.get(0).stands().expect("it is there"));
+    servers.get(0).stand(false).expect("goes on");
+    assert!(!servers.get(0).stands().expect("it is there"));
+    servers.get(0).stand(false).expect("it does so already");
+    servers.get(0).stand(true).expect("paused");
+    servers.get(0).kill();
+    servers.start_one(0).expect("started again");
+    wait_for("it answers after all that", || connects(&place, client, server, 7_400));
+
     place.unplug(server).expect("off the network");
     assert!(!connects(&place, client, server, 7_400), "it is off the network");
     place.plug(server).expect("on the network");

@@ -7,11 +7,11 @@ use conclave_suite::record;
 
 use super::Hunt;
 
-/// Appends what a hunt came to.
+/// Appends what a hunt came to that began at this commit.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn append(path: &Path, hunt: &Hunt, profile: &Profile) -> anyhow::Result<()> {
+pub fn append(path: &Path, commit: &str, hunt: &Hunt, profile: &Profile) -> anyhow::Result<()> {
     let violation = hunt.failed.as_ref().and_then(|failed| failed.violation.as_ref());
     let figures = serde_json::json!({
         "profile": profile.name,
@@ -23,5 +23,5 @@ pub fn append(path: &Path, hunt: &Hunt, profile: &Profile) -> anyhow::Result<()>
         "verdict": violation.map_or("clean", |violation| violation.what),
         "failed_seed": hunt.failed.as_ref().map(|failed| failed.seed),
     });
-    record::append(path, figures)
+    record::append(path, commit, figures)
 }

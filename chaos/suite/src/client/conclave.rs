@@ -3,7 +3,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,6 +14,7 @@ use anyhow::Context as _;
 use conclave_client::{
     BootTime, Client, Config, Effect, Error, ErrorKind, Guard, LostReason, Role, Session, SessionOptions,
 };
+use nix::sys::signal::{Signal, raise};
 use tokio::runtime::Runtime;
 
 use super::{
@@ -135,13 +139,25 @@ pub fn held(guard: &Guard, ttl: Duration) -> bool {
     held
 }
 
+/// Whether the process stops itself the next time that it is woken with a grant.
+static AT_TURN: AtomicBool = AtomicBool::new(false);
+
+pub fn stop_at_turn(asked: bool) {
+    AT_TURN.store(asked, Ordering::Relaxed);
+}
+
 /// From the last step of an acquire to a look at what it granted: so short that nothing else can have ended the hold.
 const AT_ONCE_NS: i64 = 100_000;
 
 /// An acquire that is looked at (I4): it checks the session after the wait, so what it grants is held when it returns.
 async fn checked(asked: impl Future<Output = conclave_client::Result<Guard>>) -> conclave_client::Result<Guard> {
-    let (mut asked, mut step_ns) = (pin!(asked), 0);
+    let (mut asked, mut step, mut step_ns) = (pin!(asked), 0, 0);
     let granted = poll_fn(|context| {
+        step += 1;
+        // It asks in the first and is in the line by the second: what wakes it then is its turn, or that it waits no longer.
+        if step > 2 && AT_TURN.swap(false, Ordering::Relaxed) {
+            let _ = raise(Signal::SIGSTOP);
+        }
         step_ns = now_ns();
         asked.as_mut().poll(context)
     })

@@ -272,6 +272,11 @@ fn tell_of(at_ns: i64, task: u32, happened: Happened) {
     }
 }
 
+/// A line for a client: it is to stop itself when its turn comes (SIGSTOP).
+pub(crate) const STOP_AT_TURN: &str = "stop at turn";
+/// It no longer is.
+pub(crate) const PASS_TURN: &str = "pass turn";
+
 /// What a client process does, from its only argument on, with the recipes that its program knows.
 ///
 /// # Errors
@@ -285,8 +290,10 @@ pub fn main(spec: &str, recipes: &dyn Recipes) -> anyhow::Result<()> {
     let told_to = Arc::clone(&stop);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
-            if line.map_or(true, |line| line == "stop") {
-                break;
+            match line.as_deref() {
+                Ok(STOP_AT_TURN) => conclave::stop_at_turn(true),
+                Ok(PASS_TURN) => conclave::stop_at_turn(false),
+                _ => break,
             }
         }
         told_to.store(true, Ordering::Relaxed);

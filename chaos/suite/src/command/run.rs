@@ -9,12 +9,12 @@ use std::{
 
 use crate::{
     client::{Access, Workload},
-    nemesis::asked::Nemeses,
+    nemesis::{Class, asked::Nemeses},
     place::{self, Choice},
     run::{HOLD, Options, Summary, run},
     target::{self, Own},
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 
 /// Set when the run is to end early.
@@ -54,6 +54,10 @@ pub struct Run {
     /// pairs: every two of them; random: one or two at a time, at random; none.
     #[arg(long, value_name = "NAMES", default_value = "pause,partition,kill")]
     nemesis: Nemeses,
+    /// Of these faults only the forms with one of these words in their description, as in little,client; of a fault without such
+    /// a form, all.
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    form: Vec<String>,
     /// How long faults begin.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     time: Duration,
@@ -182,8 +186,13 @@ impl Run {
     /// What it asks for.
     ///
     /// # Errors
-    /// If it cannot be told where this program is.
+    /// If no form of a fault has a word that is asked for, or it cannot be told where this program is.
     pub fn options(self) -> anyhow::Result<Options> {
+        let forms = || self.nemesis.classes().into_iter().flat_map(Class::forms);
+        for word in &self.form {
+            let known = || forms().map(|form| form.what).collect::<Vec<_>>().join("; ");
+            ensure!(forms().any(|form| form.has_word(word)), "no form has the word {word:?}; there are: {}", known());
+        }
         Ok(Options {
             target: self.target,
             place: self.place,
@@ -193,6 +202,7 @@ impl Run {
             keys: self.keys,
             workload: self.workload,
             nemeses: self.nemesis,
+            forms: self.form,
             time: self.time,
             seed: self.seed,
             ttl: self.ttl,

@@ -81,7 +81,7 @@ impl Suite {
         report::folder(&self.report)?;
         let nexts = nexts(self.profile.1, self.seed, self.only.as_deref(), &self.report)?;
         ensure!(!nexts.is_empty(), "no run of this profile is asked for");
-        let (begun, count) = (Instant::now(), nexts.len());
+        let (begun, commit, count) = (Instant::now(), record::commit(), nexts.len());
         let queue = Mutex::new(nexts.into_iter().enumerate().collect::<VecDeque<_>>());
         let path = self.report.join("index.html");
         let runs = Mutex::new(Runs { profile: self.profile.0, all: Vec::new(), seconds: 0.0 });
@@ -108,7 +108,7 @@ impl Suite {
         let runs = runs.into_inner().expect("nobody panics with it");
         write(&runs)?;
         if let Some(record) = &self.record {
-            record::append(record, runs.figures())?;
+            record::append(record, &commit, runs.figures())?;
         }
         say(&runs, &path);
         Ok(runs)

@@ -171,6 +171,14 @@ pub struct Form {
     pub begin: fn(&mut Reach<'_, '_>, u64) -> anyhow::Result<Broken>,
 }
 
+impl Form {
+    /// Whether that is a word of its description.
+    #[must_use]
+    pub fn has_word(&self, word: &str) -> bool {
+        self.what.split(' ').any(|own| own == word)
+    }
+}
+
 impl fmt::Debug for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.what)

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
+
 use super::{Broken, FIND_WITHIN, Form, Reach};
 use crate::{
     clock::now_ns,
@@ -27,6 +29,7 @@ pub const FORMS: &[Form] = &[
     },
     Form { what: "pause a client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
     Form { what: "pause a client that waits", servers_min: 0, begin: waiter },
+    Form { what: "pause a client as its turn comes", servers_min: 0, begin: turn },
     Form { what: "pause a server", servers_min: 1, begin: |reach, roll| server(reach, reach.some_server(roll)) },
 ];
 
@@ -65,6 +68,28 @@ fn waiter(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
         thread::sleep(Duration::from_micros(500));
     }
     anyhow::bail!("nobody waited")
+}
+
+/// A client stops itself as it is woken with a grant, before it has looked at it: when it does, the grant is old.
+fn turn(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
+    ensure!(!reach.clients.is_empty(), "there are no clients");
+    let who = usize::try_from(roll % reach.clients.len() as u64).expect("less than the count");
+    reach.clients[who].stop_at_turn(true)?;
+    let until = Instant::now() + FIND_WITHIN;
+    let mut from_ns = now_ns();
+    while Instant::now() < until {
+        let now = now_ns();
+        if reach.clients[who].process.stands()? {
+            return Ok(paused(reach, who, from_ns));
+        }
+        from_ns = now;
+        thread::sleep(Duration::from_micros(500));
+    }
+    reach.clients[who].stop_at_turn(false)?;
+    // It may have stopped itself before it heard of that.
+    thread::sleep(Duration::from_millis(20));
+    reach.clients[who].process.stand(false)?;
+    anyhow::bail!("its turn did not come")
 }
 
 fn paused(reach: &Reach<'_, '_>, who: usize, from_ns: i64) -> Broken {

@@ -396,6 +396,24 @@ impl Running for Server {
         Some(ExitStatus::from_raw(raw))
     }
 
+    /// `docker pause`: its control group is frozen.
+    fn stand(&self, still: bool) -> anyhow::Result<()> {
+        let id = self.container.as_ref().context("it does not run")?.id();
+        if still {
+            wait("pause a server", self.docker.pause_container(id))
+        } else if self.stands()? {
+            wait("let a server go on", self.docker.unpause_container(id))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn stands(&self) -> anyhow::Result<bool> {
+        let id = self.container.as_ref().context("it does not run")?.id();
+        let state = wait("look at a container", self.docker.inspect_container(id, None))?.state;
+        Ok(state.and_then(|state| state.paused) == Some(true))
+    }
+
     fn kill(&mut self) {
         let Some(container) = self.container.take() else { return };
         // SIGKILL is Docker's default. It fails if the server has ended, which is as good.

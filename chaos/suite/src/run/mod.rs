@@ -64,6 +64,8 @@ pub struct Options {
     pub workload: Workload,
     /// What is broken.
     pub nemeses: Nemeses,
+    /// Of classes that have forms with one of these words, only those.
+    pub forms: Vec<String>,
     /// So long faults begin.
     pub time: Duration,
     /// Of the plan and the clients' choices.
@@ -93,6 +95,7 @@ impl Options {
             keys: 1,
             workload: Workload::Lock,
             nemeses: Nemeses::default(),
+            forms: Vec::new(),
             time: Duration::from_secs(30),
             seed: 1,
             ttl: None,
@@ -184,8 +187,10 @@ impl Summary {
             Some(own) => own.to_string(),
             None => format!("--target {} --place {} --nodes {}", options.target, options.place, self.nodes),
         };
+        let forms =
+            if options.forms.is_empty() { String::new() } else { format!(" --form {}", options.forms.join(",")) };
         format!(
-            "conclave-chaos run {on} --clients {} --keys {} --workload {} --nemesis {} --time {}s --ttl {}ms{hold} --seed {} \
+            "conclave-chaos run {on} --clients {} --keys {} --workload {} --nemesis {}{forms} --time {}s --ttl {}ms{hold} --seed {} \
              --report DIR",
             options.clients,
             options.keys,
@@ -295,7 +300,7 @@ pub fn run(options: Options, stop: &AtomicBool) -> anyhow::Result<Summary> {
     let mut progress = Progress::new(options.quiet, begun);
     let (mut faults, mut ended) = (Vec::new(), None);
     let pace = if options.nemeses == Nemeses::Random { Pace::Random } else { Pace::InTurn };
-    let steps = plan(options.seed, &nemeses, pace, nodes, lease, options.time);
+    let steps = plan(options.seed, &nemeses, &options.forms, pace, nodes, lease, options.time);
     let over = || stop.load(Ordering::Relaxed);
     let late = || begun.elapsed() >= options.time;
     for next in &steps {

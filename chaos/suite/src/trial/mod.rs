@@ -144,6 +144,32 @@ pub const ROWS: &[Row] = &[
         why: "planted: reads as under a lease without an allowance: a leader that is cut off answers what was true before",
     },
     Row {
+        name: "conclave-no-check-after-wait",
+        line: "--target conclave-planted:no-check-after-wait --workload lock --keys 1 --nemesis pause --form turn",
+        expected: Expected::Convicted("I4"),
+        why: "planted: who stood still from the moment of its grant is told of it although its session ended meanwhile",
+    },
+    Row {
+        name: "conclave-no-drift-allowance",
+        line: "--target conclave-planted:no-drift-allowance --workload lock --keys 1 --ttl 8s --hold 9s..10s \
+               --nemesis drift+partition --form little,client",
+        expected: Expected::Convicted("L2"),
+        why: "planted: who is cut off believes to the last moment of its lease, which the leader's clock, half a percent too \
+              fast, has counted already",
+    },
+    Row {
+        name: "conclave-at-its-turn",
+        line: "--target conclave --workload lock --keys 1 --nemesis pause --form turn",
+        expected: Expected::Acquitted("I4"),
+        why: "control: the same pauses as of the planted no-check-after-wait",
+    },
+    Row {
+        name: "conclave-little-drift",
+        line: "--target conclave --workload lock --keys 1 --ttl 8s --hold 9s..10s --nemesis drift+partition --form little,client",
+        expected: Expected::Acquitted("L2"),
+        why: "control: the same clocks and cuts as of the planted no-drift-allowance",
+    },
+    Row {
         name: "conclave",
         line: "--target conclave --workload fenced --keys 1 --nemesis pause,partition,kill",
         expected: Expected::Acquitted("L3"),

@@ -201,7 +201,7 @@ fn with(
 /// One loss, its end, and its healing.
 fn once(stage: &mut Stage<'_>, loss: Loss, roll: u64) -> anyhow::Result<Option<i64>> {
     let asked_ns = crate::clock::now_ns();
-    let broken = (loss.form().begin)(&mut stage.reach(), roll).with_context(|| loss.text())?;
+    let broken = loss.form().begin(&mut stage.reach(), roll).with_context(|| loss.text())?;
     let (from_ns, there_ns) = (broken.from_ns.unwrap_or(asked_ns), crate::clock::now_ns());
     let until = Instant::now() + ENDED_WITHIN;
     let ended_ns = loop {

@@ -1,6 +1,6 @@
 //! Servers in containers, and a cluster that is not the suite's.
 //!
-//! They need root, Docker with its command, and the image that `make image` makes; where one is missing they say so and judge
+//! They need root, Docker with its command, and the images that `scripts/image.sh` makes; where one is missing they say so and judge
 //! nothing, unless `CONCLAVE_CHAOS_CONTAINERS=required` says that it must not be missing.
 
 use std::{
@@ -20,7 +20,7 @@ use conclave_suite::{
     nemesis::{Class, asked::Nemeses},
     place::{
         self, Choice, Host, Place,
-        containers::{self, Containers, IMAGE},
+        containers::{self, Containers, IMAGE, IMAGE_FAULTY},
         namespaces::{self, Namespaces},
     },
     run::{Options, run},
@@ -34,8 +34,8 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn lacking() -> bool {
-    let lacks = match containers::available(IMAGE) {
+fn lacking(image: &str) -> bool {
+    let lacks = match containers::available(image) {
         Err(lacks) => lacks.to_string(),
         Ok(()) if !docker(&["version"]).status.success() => "the command docker: not available".into(),
         Ok(()) => return false,
@@ -78,7 +78,7 @@ fn connects(place: &dyn Place, from: Host, to: Host, port: u16) -> bool {
 
 #[test]
 fn a_server_in_a_container_keeps_its_address_and_can_be_taken_off_the_network() {
-    if lacking() {
+    if lacking(IMAGE) {
         return;
     }
     let _one = alone();
@@ -137,7 +137,7 @@ fn a_server_in_a_container_keeps_its_address_and_can_be_taken_off_the_network() 
 
 #[test]
 fn a_run_in_containers_is_acquitted_and_leaves_nothing() {
-    if lacking() {
+    if lacking(IMAGE) {
         return;
     }
     let _one = alone();
@@ -161,9 +161,39 @@ fn a_run_in_containers_is_acquitted_and_leaves_nothing() {
     assert_eq!(lines(&docker(&["volume", "ls", "-q"])), volumes);
 }
 
+/// What is planted is compiled into the image, and switched on in it.
+#[test]
+fn a_bug_planted_in_containers_is_convicted() {
+    if lacking(IMAGE_FAULTY) {
+        return;
+    }
+    let _one = alone();
+    // Power cuts take turns with whom they meet; three runs are plenty.
+    let convicted = (1..=3).any(|seed| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = Options {
+            place: Choice::Containers,
+            workload: Workload::Kv,
+            nemeses: Nemeses::Groups(vec![vec![Class::Power]]),
+            time: Duration::from_secs(15),
+            seed,
+            ..Options::new(
+                "conclave-planted:reply-before-fsync",
+                dir.path(),
+                binary("conclave-chaos").expect("the program"),
+            )
+        };
+        let summary = run(options, &std::sync::atomic::AtomicBool::new(false)).expect("a run");
+        assert_eq!(summary.place, "containers of conclave:faulty");
+        summary.row("I18").standing == Standing::Fail && summary.exit_code() == 1
+    });
+    assert!(convicted, "nothing acknowledged was lost in any of three runs");
+    assert_eq!(owned(std::process::id()), [] as [String; 0]);
+}
+
 #[test]
 fn what_a_killed_run_leaves_in_docker_is_removed() {
-    if lacking() {
+    if lacking(IMAGE) {
         return;
     }
     let _one = alone();

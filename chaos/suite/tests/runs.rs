@@ -138,6 +138,29 @@ fn get_then_set_is_convicted_without_any_fault() {
     assert!(convicted, "two holders at once in none of three runs");
 }
 
+/// The planted bug, and the same pauses without it.
+#[test]
+fn a_client_that_stood_still_at_its_turn_is_not_told_of_an_old_grant() {
+    if lacking() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let paused_at_its_turn = |target: &str| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut options = options(target, Workload::Lock, &[Class::Pause], 10, 5, dir.path());
+        options.forms = vec!["turn".into()];
+        let summary = go(options);
+        assert!(summary.faults.iter().any(|fault| !fault.missed), "{:#?}", summary.faults);
+        summary
+    };
+    let summary = paused_at_its_turn("conclave");
+    assert!(!summary.failed() && summary.row("I4").standing == Standing::Pass, "{:#?}", summary.rows);
+    // Some turns are that a wait is over.
+    let convicted =
+        (0..3).any(|_| paused_at_its_turn("conclave-planted:no-check-after-wait").row("I4").standing == Standing::Fail);
+    assert!(convicted, "no old grant was told in any of three runs");
+}
+
 #[test]
 fn locks_outlive_the_replacement_the_absence_and_the_restart_of_servers() {
     if lacking() {

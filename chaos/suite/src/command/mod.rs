@@ -12,7 +12,7 @@ use clap::Subcommand;
 /// One of them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Recovery(recovery::Recovery),
     Suite(suite::Suite),
     Trial(trial::Trial),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::{Broken, Form, Reach, servers};
+use super::{Begin, Broken, Form, Reach, servers};
 use crate::{
     clocks::{self, Clock, Wrong},
     place::{NotAvailable, Place},
@@ -29,45 +29,39 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "set the leader's wall clock ahead",
         servers_min: 2,
-        begin: |reach, roll| {
-            let at = reach.leader()?;
-            jump(reach, &[at], pick(JUMPS, roll))
-        },
+        begin: Begin::Leader(|reach, at, roll| jump(reach, &[at], pick(JUMPS, roll))),
     },
     Form {
         what: "set the leader's wall clock back",
         servers_min: 2,
-        begin: |reach, roll| {
-            let at = reach.leader()?;
-            jump(reach, &[at], -pick(JUMPS, roll))
-        },
+        begin: Begin::Leader(|reach, at, roll| jump(reach, &[at], -pick(JUMPS, roll))),
     },
     Form {
         what: "set the wall clocks of a minority of servers ahead",
         servers_min: 1,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let few = reach.some(((reach.servers.count() - 1) / 2).max(1), roll);
             jump(reach, &few, pick(JUMPS, roll >> 32))
-        },
+        }),
     },
     Form {
         what: "set the wall clocks of all servers back",
         servers_min: 1,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let all: Vec<_> = (0..reach.servers.count()).collect();
             jump(reach, &all, -pick(JUMPS, roll))
-        },
+        }),
     },
     Form {
         what: "let a server's wall clock drift",
         servers_min: 1,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let (few, rate) = (reach.some(1, roll), pick(RATES, roll >> 32));
             wrong(reach, &few, Wrong::Rate(rate), format!("{}, {rate} times as fast", servers(&few)))
-        },
+        }),
     },
-    Form { what: "let a server's wall clock flicker", servers_min: 1, begin: flicker },
-    Form { what: "set a client's wall clock ahead or back", servers_min: 0, begin: client },
+    Form { what: "let a server's wall clock flicker", servers_min: 1, begin: Begin::Any(flicker) },
+    Form { what: "set a client's wall clock ahead or back", servers_min: 0, begin: Begin::Any(client) },
 ];
 
 pub fn available(_: &dyn Place, _: &dyn Target) -> Result<(), NotAvailable> {

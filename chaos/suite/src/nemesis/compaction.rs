@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::{Broken, Form, Reach, operator};
+use super::{Begin, Broken, Form, Reach, operator};
 use crate::{
     network::{Impairment, rules::Treatment, rules::both_ways},
     place::{Host, NotAvailable, Place},
@@ -22,20 +22,18 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "keep a server down until it needs a snapshot",
         servers_min: 2,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
-            down(reach, at)
-        },
+        begin: Begin::Server(|reach, at, _| down(reach, at)),
     },
     Form {
         what: "keep the leader down until it needs a snapshot",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            down(reach, at)
-        },
+        begin: Begin::Leader(|reach, at, _| down(reach, at)),
     },
-    Form { what: "keep a server cut off until it needs a snapshot", servers_min: 2, begin: cut_off },
+    Form {
+        what: "keep a server cut off until it needs a snapshot",
+        servers_min: 2,
+        begin: Begin::Server(|reach, at, _| cut_off(reach, at)),
+    },
 ];
 
 pub fn available(_: &dyn Place, target: &dyn Target) -> Result<(), NotAvailable> {
@@ -55,8 +53,7 @@ fn down(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
     ))
 }
 
-fn cut_off(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
-    let at = reach.some_server(roll);
+fn cut_off(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
     let had = last(reach, at)?;
     let edges = both_ways(&[Host(at)], &reach.everybody_but(at));
     let cut = Impairment::begin(reach.place, &edges, Treatment::Drop)?;

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use anyhow::ensure;
 
-use super::{Broken, Form, Reach};
+use super::{Begin, Broken, Form, Reach};
 use crate::{
     network::{
         delay::{self, Delay, Lateness},
@@ -21,36 +21,34 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "delay packets between servers",
         servers_min: 2,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let edges = each_alone(&reach.all_servers());
             late(reach, &edges, evenly(roll), roll, "all servers")
-        },
+        }),
     },
     Form {
         what: "delay packets of a server by jitter",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, roll| {
             let edges = both_ways(&[Host(at)], &reach.everybody_but(at));
             late(reach, &edges, unevenly(roll, false), roll, &format!("server {}", at + 1))
-        },
+        }),
     },
     Form {
         what: "reorder packets between servers",
         servers_min: 2,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let edges = each_alone(&reach.all_servers());
             late(reach, &edges, unevenly(roll, true), roll, "all servers")
-        },
+        }),
     },
     Form {
         what: "delay what the leader hears",
         servers_min: 2,
-        begin: |reach, roll| {
-            let at = reach.leader()?;
+        begin: Begin::Leader(|reach, at, roll| {
             let edges = one_way(&reach.everybody_but(at), &[Host(at)]);
             late(reach, &edges, evenly(roll), roll, &format!("server {}", at + 1))
-        },
+        }),
     },
 ];
 

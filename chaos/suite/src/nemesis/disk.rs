@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::{Broken, Form, Reach, servers, strace, strace::Strace};
+use super::{Begin, Broken, Form, Reach, servers, strace, strace::Strace};
 use crate::{
     disks,
     place::{NotAvailable, Place},
@@ -27,64 +27,44 @@ const MET_WITHIN: Duration = Duration::from_secs(3);
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 pub const FORMS: &[Form] = &[
-    Form {
-        what: "fill the leader's disk",
-        servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            fill(reach, at)
-        },
-    },
+    Form { what: "fill the leader's disk", servers_min: 2, begin: Begin::Leader(|reach, at, _| fill(reach, at)) },
     Form {
         what: "fill a server's disk, on which it is killed and started",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, _| {
             let broken = fill(reach, at)?;
             reach.servers.get(at).kill();
             reach.servers.start_one(at)?;
             Ok(broken)
-        },
+        }),
     },
     Form {
         what: "take the leader's disk away",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            take_away(reach, at)
-        },
+        begin: Begin::Leader(|reach, at, _| take_away(reach, at)),
     },
     Form {
         what: "fail a sync of the leader",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            fail_sync(reach, at)
-        },
+        begin: Begin::Leader(|reach, at, _| fail_sync(reach, at)),
     },
+    Form { what: "fail a sync of a server", servers_min: 1, begin: Begin::Server(|reach, at, _| fail_sync(reach, at)) },
     Form {
-        what: "fail a sync of a server",
+        what: "fail a write of a server",
         servers_min: 1,
-        begin: |reach, roll| fail_sync(reach, reach.some_server(roll)),
+        begin: Begin::Server(|reach, at, _| fail_write(reach, at)),
     },
-    Form { what: "fail a write of a server", servers_min: 1, begin: fail_write },
     Form {
         what: "make the leader's syncs slow",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            delay(reach, at, "300ms")
-        },
+        begin: Begin::Leader(|reach, at, _| delay(reach, at, "300ms")),
     },
     Form {
         what: "make the leader's syncs stick",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            delay(reach, at, "600s")
-        },
+        begin: Begin::Leader(|reach, at, _| delay(reach, at, "600s")),
     },
-    Form { what: "make a server's disk slow", servers_min: 1, begin: slow },
+    Form { what: "make a server's disk slow", servers_min: 1, begin: Begin::Server(|reach, at, _| slow(reach, at)) },
 ];
 
 pub fn available(_: &dyn Place, _: &dyn Target) -> Result<(), NotAvailable> {
@@ -136,8 +116,7 @@ fn fail_sync(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
     }))
 }
 
-fn fail_write(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
-    let at = reach.some_server(roll);
+fn fail_write(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
     let files = open_files(reach.servers.get(at).pid()?, &reach.servers.dir(at))?;
     ensure!(!files.is_empty(), "it has no file open");
     let strace = tamper(reach, at, "write,writev,pwrite64,pwritev:error=EIO:when=1", &files)?;
@@ -155,8 +134,7 @@ fn delay(reach: &mut Reach<'_, '_>, at: usize, by: &str) -> anyhow::Result<Broke
     }))
 }
 
-fn slow(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
-    let at = reach.some_server(roll);
+fn slow(reach: &mut Reach<'_, '_>, at: usize) -> anyhow::Result<Broken> {
     let device = reach.servers.disk(at)?.device()?;
     let throttle = Throttle::begin(reach.servers.get(at).pid()?, &device, SLOW)?;
     Ok(Broken::network(format!("{}, {} KiB a second", servers(&[at]), SLOW >> 10), move |_| throttle.end()))

@@ -1,7 +1,7 @@
 //! Clocks that go too fast or too slow, timers with them. A lease rests on clocks that go at nearly the same speed: within the
 //! allowance for drift nothing may come of it, beyond it clients may believe too long, and no fence may let them in.
 
-use super::{Broken, Form, Reach, clock, servers};
+use super::{Begin, Broken, Form, Reach, clock, servers};
 use crate::{
     clocks::{self, Wrong},
     place::{NotAvailable, Place},
@@ -15,23 +15,25 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "let the leader's clocks go a little fast",
         servers_min: 1,
-        begin: |reach, _| leader(reach, 1.0 + WITHIN, false),
+        begin: Begin::Any(|reach, _| leader(reach, 1.0 + WITHIN, false)),
     },
     Form {
         what: "let the leader's clocks go a little slow",
         servers_min: 1,
-        begin: |reach, _| leader(reach, 1.0 - WITHIN, false),
+        begin: Begin::Any(|reach, _| leader(reach, 1.0 - WITHIN, false)),
     },
     Form {
         what: "let the leader's clocks go much too fast",
         servers_min: 1,
-        begin: |reach, roll| leader(reach, [1.5, 3.0, 8.0][usize::try_from(roll % 3).expect("small")], true),
+        begin: Begin::Any(|reach, roll| {
+            leader(reach, [1.5, 3.0, 8.0][usize::try_from(roll % 3).expect("small")], true)
+        }),
     },
     // Slow is the safe side; that its clock is also set ahead, by up to half a second, is not.
     Form {
         what: "let the leader's clocks go much too slow",
         servers_min: 1,
-        begin: |reach, _| leader(reach, 0.5, true),
+        begin: Begin::Any(|reach, _| leader(reach, 0.5, true)),
     },
 ];
 

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{Broken, Form, Reach, membership};
+use super::{Begin, Broken, Form, Reach, membership};
 use crate::{
     clock::now_ns,
     place::{NotAvailable, Place},
@@ -36,13 +36,17 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "flip a bit in a server's files",
         servers_min: 3,
-        begin: |reach, roll| damage(reach, roll, Damage::Flip),
+        begin: Begin::Any(|reach, roll| damage(reach, roll, Damage::Flip)),
     },
-    Form { what: "cut a server's file short", servers_min: 3, begin: |reach, roll| damage(reach, roll, Damage::Cut) },
+    Form {
+        what: "cut a server's file short",
+        servers_min: 3,
+        begin: Begin::Any(|reach, roll| damage(reach, roll, Damage::Cut)),
+    },
     Form {
         what: "put an old file of a server back",
         servers_min: 3,
-        begin: |reach, roll| damage(reach, roll, Damage::Old),
+        begin: Begin::Any(|reach, roll| damage(reach, roll, Damage::Old)),
     },
 ];
 

@@ -1,22 +1,15 @@
 //! SIGKILL, and a start on the same disk; of a client, and another in its place.
 
-use super::{Broken, Form, Reach, pause};
+use super::{Begin, Broken, Form, Reach, pause};
 use crate::{
     place::{NotAvailable, Place},
     target::Target,
 };
 
 pub const FORMS: &[Form] = &[
-    Form {
-        what: "kill the leader",
-        servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            Ok(server(reach, at))
-        },
-    },
-    Form { what: "kill a server", servers_min: 1, begin: |reach, roll| Ok(server(reach, reach.some_server(roll))) },
-    Form { what: "kill the client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
+    Form { what: "kill the leader", servers_min: 2, begin: Begin::Leader(|reach, at, _| Ok(server(reach, at))) },
+    Form { what: "kill a server", servers_min: 1, begin: Begin::Server(|reach, at, _| Ok(server(reach, at))) },
+    Form { what: "kill the client that holds", servers_min: 0, begin: Begin::Any(|reach, _| holder(reach)) },
 ];
 
 #[expect(clippy::unnecessary_wraps, reason = "as of every class")]

@@ -1,6 +1,6 @@
 //! Some packets between some hosts are lost, each by its own throw of the dice, or in rows.
 
-use super::{Broken, Form, Reach};
+use super::{Begin, Broken, Form, Reach};
 use crate::{
     network::{
         self, Impairment,
@@ -21,38 +21,36 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "lose packets between servers",
         servers_min: 2,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let edges = each_alone(&reach.all_servers());
             lose(reach, &edges, percent(roll), "all servers")
-        },
+        }),
     },
     Form {
         what: "lose packets of a server",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, roll| {
             let edges = both_ways(&[Host(at)], &reach.everybody_but(at));
             lose(reach, &edges, percent(roll), &format!("server {}", at + 1))
-        },
+        }),
     },
     Form {
         what: "lose packets between clients and servers",
         servers_min: 1,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let edges = both_ways(&reach.all_servers(), &reach.all_clients());
             lose(reach, &edges, percent(roll), "all clients")
-        },
+        }),
     },
     Form {
         what: "lose what the leader hears in rows",
         servers_min: 2,
-        begin: |reach, roll| {
-            let at = reach.leader()?;
+        begin: Begin::Leader(|reach, at, roll| {
             let edges = network::rules::one_way(&reach.other_servers(at), &[Host(at)]);
             let per_second = fastrand::Rng::with_seed(roll).u32(PER_SECOND);
             let who = format!("server {}, all but {per_second} a second", at + 1);
             impair(reach, &edges, Treatment::Throttle { per_second, burst: BURST }, who)
-        },
+        }),
     },
 ];
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::ensure;
 
 use super::{
-    Broken, Form, Reach,
+    Begin, Broken, Form, Reach,
     operator::{self, Outcome, Vote},
 };
 use crate::{
@@ -28,18 +28,12 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "replace a server by a new one",
         servers_min: 3,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
-            replace(reach, at)
-        },
+        begin: Begin::Server(|reach, at, _| replace(reach, at)),
     },
     Form {
         what: "replace the leader by a new server",
         servers_min: 3,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            replace(reach, at)
-        },
+        begin: Begin::Leader(|reach, at, _| replace(reach, at)),
     },
 ];
 

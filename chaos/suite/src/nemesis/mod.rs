@@ -166,12 +166,39 @@ pub struct Form {
     pub what: &'static str,
     /// Least number of servers with which it makes sense.
     pub servers_min: usize,
-    /// Does it. The number is the seed's, for whatever it has to choose. Whom a fault meets that asks for the leader or
-    /// a holder is looked up at that moment.
-    pub begin: fn(&mut Reach<'_, '_>, u64) -> anyhow::Result<Broken>,
+    /// Does it.
+    pub begin: Begin,
+}
+
+/// How a fault begins, and whom it meets. The number at the end is the seed's, for whatever there is to choose.
+pub enum Begin {
+    /// The server that leads at that moment, by its place.
+    Leader(fn(&mut Reach<'_, '_>, usize, u64) -> anyhow::Result<Broken>),
+    /// A server of the seed's choice, by its place.
+    Server(fn(&mut Reach<'_, '_>, usize, u64) -> anyhow::Result<Broken>),
+    /// Whomever it finds or chooses.
+    Any(fn(&mut Reach<'_, '_>, u64) -> anyhow::Result<Broken>),
 }
 
 impl Form {
+    /// Does it. The number is the seed's.
+    ///
+    /// # Errors
+    /// Why it met nobody, or could not be done.
+    pub fn begin(&self, reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
+        match self.begin {
+            Begin::Leader(begin) => {
+                let at = reach.leader()?;
+                begin(reach, at, roll)
+            }
+            Begin::Server(begin) => {
+                let at = reach.some_server(roll);
+                begin(reach, at, roll)
+            }
+            Begin::Any(begin) => begin(reach, roll),
+        }
+    }
+
     /// Whether that is a word of its description.
     #[must_use]
     pub fn has_word(&self, word: &str) -> bool {

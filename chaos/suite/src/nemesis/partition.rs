@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::ensure;
 
-use super::{Broken, FIND_WITHIN, Form, Reach};
+use super::{Begin, Broken, FIND_WITHIN, Form, Reach};
 use crate::{
     network::{
         self, Impairment,
@@ -21,78 +21,75 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "cut the leader off from the other servers",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
+        begin: Begin::Leader(|reach, at, _| {
             // Clients still reach it.
             cut(reach, &both_ways(&[Host(at)], &reach.other_servers(at)), super::servers(&[at]))
-        },
+        }),
     },
     Form {
         what: "cut a server off from everybody",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, _| {
             cut(reach, &both_ways(&[Host(at)], &reach.everybody_but(at)), super::servers(&[at]))
-        },
+        }),
     },
-    Form { what: "cut the network in halves", servers_min: 2, begin: halves },
-    Form { what: "cut the client that holds off from the servers", servers_min: 1, begin: |reach, _| holder(reach) },
+    Form { what: "cut the network in halves", servers_min: 2, begin: Begin::Any(halves) },
+    Form {
+        what: "cut the client that holds off from the servers",
+        servers_min: 1,
+        begin: Begin::Any(|reach, _| holder(reach)),
+    },
     Form {
         what: "let the leader speak to the other servers and not hear them",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
+        begin: Begin::Leader(|reach, at, _| {
             cut(reach, &one_way(&reach.other_servers(at), &[Host(at)]), super::servers(&[at]))
-        },
+        }),
     },
     Form {
         what: "let the leader hear the other servers and not be heard",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
+        begin: Begin::Leader(|reach, at, _| {
             cut(reach, &one_way(&[Host(at)], &reach.other_servers(at)), super::servers(&[at]))
-        },
+        }),
     },
     Form {
         what: "let a server speak to everybody and hear nobody",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, _| {
             cut(reach, &one_way(&reach.everybody_but(at), &[Host(at)]), super::servers(&[at]))
-        },
+        }),
     },
     Form {
         what: "let only one server hear both halves of the others",
         servers_min: 3,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, _| {
             let edges = bridge(Host(at), &reach.all_servers());
             cut(reach, &edges, format!("{} between", super::servers(&[at])))
-        },
+        }),
     },
     Form {
         what: "let each server hear another majority",
         servers_min: 4,
-        begin: |reach, roll| {
+        begin: Begin::Any(|reach, roll| {
             let mut ring = reach.all_servers();
             fastrand::Rng::with_seed(roll).shuffle(&mut ring);
             let order: Vec<_> = ring.iter().map(|host| host.0).collect();
             cut(reach, &majority_ring(&ring), format!("{} in a ring", super::servers(&order)))
-        },
+        }),
     },
     Form {
         what: "cut every server off from every other",
         servers_min: 2,
-        begin: |reach, _| cut(reach, &each_alone(&reach.all_servers()), "all servers".into()),
+        begin: Begin::Any(|reach, _| cut(reach, &each_alone(&reach.all_servers()), "all servers".into())),
     },
     Form {
         what: "take a server off the network",
         servers_min: 1,
-        begin: |reach, roll| {
-            let at = reach.some_server(roll);
+        begin: Begin::Server(|reach, at, _| {
             reach.place.unplug(Host(at))?;
             Ok(Broken::network(super::servers(&[at]), move |reach| reach.place.plug(Host(at))))
-        },
+        }),
     },
 ];
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::ensure;
 
-use super::{Broken, FIND_WITHIN, Form, Reach};
+use super::{Begin, Broken, FIND_WITHIN, Form, Reach};
 use crate::{
     clock::now_ns,
     place::{NotAvailable, Place},
@@ -18,19 +18,12 @@ use crate::{
 const FRESH_NS: i64 = 15_000_000;
 
 pub const FORMS: &[Form] = &[
-    Form { what: "pause the client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
-    Form {
-        what: "pause the leader",
-        servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            server(reach, at)
-        },
-    },
-    Form { what: "pause a client that holds", servers_min: 0, begin: |reach, _| holder(reach) },
-    Form { what: "pause a client that waits", servers_min: 0, begin: waiter },
-    Form { what: "pause a client as its turn comes", servers_min: 0, begin: turn },
-    Form { what: "pause a server", servers_min: 1, begin: |reach, roll| server(reach, reach.some_server(roll)) },
+    Form { what: "pause the client that holds", servers_min: 0, begin: Begin::Any(|reach, _| holder(reach)) },
+    Form { what: "pause the leader", servers_min: 2, begin: Begin::Leader(|reach, at, _| server(reach, at)) },
+    Form { what: "pause a client that holds", servers_min: 0, begin: Begin::Any(|reach, _| holder(reach)) },
+    Form { what: "pause a client that waits", servers_min: 0, begin: Begin::Any(waiter) },
+    Form { what: "pause a client as its turn comes", servers_min: 0, begin: Begin::Any(turn) },
+    Form { what: "pause a server", servers_min: 1, begin: Begin::Server(|reach, at, _| server(reach, at)) },
 ];
 
 #[expect(clippy::unnecessary_wraps, reason = "as of every class")]

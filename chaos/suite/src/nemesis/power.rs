@@ -1,6 +1,6 @@
 //! A power cut: processes are gone, and with them all that they had not synced.
 
-use super::{Broken, Form, Reach};
+use super::{Begin, Broken, Form, Reach};
 use crate::{
     disks,
     place::{NotAvailable, Place},
@@ -11,21 +11,22 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "cut the power of the leader",
         servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            cut(reach, vec![at])
-        },
+        begin: Begin::Leader(|reach, at, _| cut(reach, vec![at])),
     },
-    Form { what: "cut the power of a server", servers_min: 1, begin: |reach, roll| cut(reach, reach.some(1, roll)) },
+    Form {
+        what: "cut the power of a server",
+        servers_min: 1,
+        begin: Begin::Any(|reach, roll| cut(reach, reach.some(1, roll))),
+    },
     Form {
         what: "cut the power of a minority",
         servers_min: 5,
-        begin: |reach, roll| cut(reach, reach.some((reach.servers.count() - 1) / 2, roll)),
+        begin: Begin::Any(|reach, roll| cut(reach, reach.some((reach.servers.count() - 1) / 2, roll))),
     },
     Form {
         what: "cut the power of all servers",
         servers_min: 1,
-        begin: |reach, _| cut(reach, (0..reach.servers.count()).collect()),
+        begin: Begin::Any(|reach, _| cut(reach, (0..reach.servers.count()).collect())),
     },
 ];
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Broken, Form, Reach};
+use super::{Begin, Broken, Form, Reach};
 use crate::{
     clock::now_ns,
     place::{NotAvailable, Place},
@@ -29,19 +29,11 @@ pub const FORMS: &[Form] = &[
     Form {
         what: "restart all servers, one by one",
         servers_min: 1,
-        begin: |reach, roll| {
-            let first = reach.some_server(roll);
+        begin: Begin::Server(|reach, first, _| {
             roll_on(reach, (0..reach.servers.count()).map(|at| (first + at) % reach.servers.count()).collect())
-        },
+        }),
     },
-    Form {
-        what: "restart the leader",
-        servers_min: 2,
-        begin: |reach, _| {
-            let at = reach.leader()?;
-            roll_on(reach, vec![at])
-        },
-    },
+    Form { what: "restart the leader", servers_min: 2, begin: Begin::Leader(|reach, at, _| roll_on(reach, vec![at])) },
 ];
 
 #[expect(clippy::unnecessary_wraps, reason = "as of every class")]

@@ -102,7 +102,7 @@ fn begin(reach: &mut Reach<'_, '_>, fault: &Fault) -> (Done, Option<Broken>) {
         healed_ns: None,
         trouble: None,
     };
-    match (fault.form.begin)(reach, fault.roll) {
+    match fault.form.begin(reach, fault.roll) {
         Ok(broken) => {
             done.from_ns = broken.from_ns.unwrap_or(done.from_ns);
             (done.target, done.paused_client) = (broken.target.clone(), broken.paused_client);
@@ -173,7 +173,7 @@ mod tests {
     use crate::{
         board::Shared,
         fleet::Servers,
-        nemesis::{Class, Form},
+        nemesis::{Begin, Class, Form},
         place::{Host, NotAvailable, Place},
         target::target,
     };
@@ -222,13 +222,14 @@ mod tests {
     static NEEDY: Form = Form {
         what: "needy",
         servers_min: 0,
-        begin: |_, _| Ok(Broken { needs_cluster: true, ..broken("needy", "needy mended") }),
+        begin: Begin::Any(|_, _| Ok(Broken { needs_cluster: true, ..broken("needy", "needy mended") })),
     };
-    static PLAIN: Form = Form { what: "plain", servers_min: 0, begin: |_, _| Ok(broken("plain", "plain mended")) };
+    static PLAIN: Form =
+        Form { what: "plain", servers_min: 0, begin: Begin::Any(|_, _| Ok(broken("plain", "plain mended"))) };
     static BUSY: Form = Form {
         what: "busy",
         servers_min: 0,
-        begin: |_, _| {
+        begin: Begin::Any(|_, _| {
             let meanwhile = |_: &mut Reach<'_, '_>| {
                 LOG.with_borrow_mut(|log| {
                     if log.last() != Some(&"still busy") {
@@ -237,22 +238,23 @@ mod tests {
                 })
             };
             Ok(Broken { meanwhile: Some(Box::new(meanwhile)), ..broken("busy", "busy mended") })
-        },
+        }),
     };
     static IDLE: Form = Form {
         what: "idle",
         servers_min: 0,
-        begin: |_, _| {
+        begin: Begin::Any(|_, _| {
             let evidence = |_: &Reach<'_, '_>| anyhow::bail!("nobody came by");
             Ok(Broken { evidence: Some(Box::new(evidence)), ..broken("idle", "idle mended") })
-        },
+        }),
     };
     static STUCK: Form = Form {
         what: "stuck",
         servers_min: 0,
-        begin: |_, _| Ok(Broken::network("stuck".into(), |_| anyhow::bail!("it does not go away"))),
+        begin: Begin::Any(|_, _| Ok(Broken::network("stuck".into(), |_| anyhow::bail!("it does not go away")))),
     };
-    static NOBODY: Form = Form { what: "nobody", servers_min: 0, begin: |_, _| anyhow::bail!("nobody led") };
+    static NOBODY: Form =
+        Form { what: "nobody", servers_min: 0, begin: Begin::Any(|_, _| anyhow::bail!("nobody led")) };
 
     /// What a step of these did: begun after, and lasting, so many milliseconds.
     fn done(forms: &[(&'static Form, u64, u64)]) -> (Vec<Done>, Vec<&'static str>) {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::ensure;
 
-use super::{Broken, Form, Reach, operator};
+use super::{Begin, Broken, Form, Reach, operator};
 use crate::{
     place::{NotAvailable, Place},
     target::Target,
@@ -17,8 +17,8 @@ use crate::{
 const TAKEN_WITHIN: Duration = Duration::from_secs(3);
 
 pub const FORMS: &[Form] = &[
-    Form { what: "hand leadership over", servers_min: 2, begin: once },
-    Form { what: "hand leadership round and round", servers_min: 2, begin: round },
+    Form { what: "hand leadership over", servers_min: 2, begin: Begin::Any(once) },
+    Form { what: "hand leadership round and round", servers_min: 2, begin: Begin::Any(round) },
 ];
 
 pub fn available(_: &dyn Place, target: &dyn Target) -> Result<(), NotAvailable> {

@@ -3,17 +3,14 @@
 //! Where nobody is told otherwise it starts again on an empty one, as if nothing had been. A member of a Conclave cluster
 //! must not: it is removed, and another one takes its place, as docs/operations.md tells.
 
-use super::{Broken, Form, Reach, membership};
+use super::{Begin, Broken, Form, Reach, membership};
 use crate::{
     place::{NotAvailable, Place},
     target::Target,
 };
 
-pub const FORMS: &[Form] = &[Form {
-    what: "empty a server's disk",
-    servers_min: 1,
-    begin: |reach, roll| wipe(reach, reach.some_server(roll)),
-}];
+pub const FORMS: &[Form] =
+    &[Form { what: "empty a server's disk", servers_min: 1, begin: Begin::Server(|reach, at, _| wipe(reach, at)) }];
 
 pub fn available(place: &dyn Place, target: &dyn Target) -> Result<(), NotAvailable> {
     if target.starts_empty() {

@@ -54,6 +54,8 @@ pub struct Ran {
 pub struct Came {
     /// As of [`Summary::exit_code`].
     pub code: u8,
+    /// Where its servers lived.
+    pub place: String,
     /// Its verdict.
     pub rows: Vec<Row>,
     /// Faults that met somebody, by class.
@@ -79,6 +81,7 @@ impl Came {
         }
         Self {
             code: summary.exit_code(),
+            place: summary.place.clone(),
             rows: summary.rows.clone(),
             faults,
             power_cuts: met().filter(|fault| fault.class == Class::Power).map(|fault| fault.servers.len()).sum(),

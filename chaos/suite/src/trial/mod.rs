@@ -115,43 +115,43 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "conclave-token-from-wall-clock",
-        line: "--target conclave-planted:token-from-wall-clock --workload lock --nemesis clock",
+        line: "--place auto --target conclave-planted:token-from-wall-clock --workload lock --nemesis clock",
         expected: Expected::Convicted("L1"),
         why: "planted: a client whose clock went back gets a smaller token than the holder before it",
     },
     Row {
         name: "conclave-release-without-owner-check",
-        line: "--target conclave-planted:release-without-owner-check --workload lock --nemesis pause",
+        line: "--place auto --target conclave-planted:release-without-owner-check --workload lock --nemesis pause",
         expected: Expected::Convicted("L2"),
         why: "planted: who gives up waiting frees the lock of whoever holds it, and the next one gets in beside that one",
     },
     Row {
         name: "conclave-fence-accepts-lower",
-        line: "--target conclave-planted:fence-accepts-lower --workload fenced --nemesis pause",
+        line: "--place auto --target conclave-planted:fence-accepts-lower --workload fenced --nemesis pause",
         expected: Expected::Convicted("L3"),
         why: "planted: the resource lets a holder in that stood still while the next one was there",
     },
     Row {
         name: "conclave-reply-before-fsync",
-        line: "--target conclave-planted:reply-before-fsync --workload kv --nemesis power",
+        line: "--place auto --target conclave-planted:reply-before-fsync --workload kv --nemesis power",
         expected: Expected::Convicted("I18"),
         why: "planted: what was acknowledged was never synced, and is gone with the power",
     },
     Row {
         name: "conclave-read-without-quorum",
-        line: "--target conclave-planted:read-without-quorum --workload kv --nemesis partition",
+        line: "--place auto --target conclave-planted:read-without-quorum --workload kv --nemesis partition",
         expected: Expected::Convicted("I17"),
         why: "planted: reads as under a lease without an allowance: a leader that is cut off answers what was true before",
     },
     Row {
         name: "conclave-no-check-after-wait",
-        line: "--target conclave-planted:no-check-after-wait --workload lock --keys 1 --nemesis pause --form turn",
+        line: "--place auto --target conclave-planted:no-check-after-wait --workload lock --keys 1 --nemesis pause --form turn",
         expected: Expected::Convicted("I4"),
         why: "planted: who stood still from the moment of its grant is told of it although its session ended meanwhile",
     },
     Row {
         name: "conclave-no-drift-allowance",
-        line: "--target conclave-planted:no-drift-allowance --workload lock --keys 1 --ttl 8s --hold 9s..10s \
+        line: "--place auto --target conclave-planted:no-drift-allowance --workload lock --keys 1 --ttl 8s --hold 9s..10s \
                --nemesis drift+partition --form little,client",
         expected: Expected::Convicted("L2"),
         why: "planted: who is cut off believes to the last moment of its lease, which the leader's clock, half a percent too \

@@ -19,6 +19,20 @@ fn verdict(case: &Case) -> (&'static str, String) {
     }
 }
 
+/// Which faults, and which forms of them if not all.
+fn faults(case: &Case) -> String {
+    let (classes, forms) = (case.row.option("--nemesis"), case.row.option("--form"));
+    let forms = if forms.is_empty() { String::new() } else { format!(" (of {})", forms.replace(',', ", ")) };
+    format!("{}{forms}", classes.replace(',', ", "))
+}
+
+/// Where its servers lived.
+fn place(case: &Case) -> String {
+    let mut places: Vec<_> = case.tried.iter().flat_map(|tried| &tried.came).map(|came| came.place.as_str()).collect();
+    places.dedup();
+    places.join(", ")
+}
+
 /// How many runs showed it.
 fn count(case: &Case) -> String {
     if case.tried.is_empty() { "-".into() } else { format!("{} of {}", case.showed(), case.tried.len()) }
@@ -65,7 +79,7 @@ pub fn page(cases: &[Case], command: &str, date: &str) -> String {
          content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{headline}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <p class=\"title\">Locks on trial, {date}</p>\n<h1 class=\"{class}\">{headline}</h1>\n\
-         <p>To do it again: <code>{command}</code></p>\n<table>\n<thead><tr><th>lock</th><th>workload</th><th>faults</th>\
+         <p>To do it again: <code>{command}</code></p>\n<table>\n<thead><tr><th>lock</th><th>servers in</th><th>workload</th><th>faults</th>\
          <th>expected</th><th>verdict</th><th>runs</th><th>what broke</th><th>reports</th><th>why it is here</th></tr></thead>\n<tbody>\n",
         command = html(command)
     );
@@ -82,11 +96,12 @@ pub fn page(cases: &[Case], command: &str, date: &str) -> String {
             .collect();
         let _ = writeln!(
             out,
-            "<tr><td class=\"name\">{}</td><td class=\"word\">{}</td><td>{}</td><td class=\"word\">{}</td><td class=\"{class} name\">{}</td>\
+            "<tr><td class=\"name\">{}</td><td>{}</td><td class=\"word\">{}</td><td>{}</td><td class=\"word\">{}</td><td class=\"{class} name\">{}</td>\
              <td class=\"word\">{}</td><td class=\"text\">{}</td><td>{}</td><td class=\"text\">{}</td></tr>",
             html(case.row.option("--target")),
+            html(&place(case)),
             html(case.row.option("--workload")),
-            html(&case.row.option("--nemesis").replace(',', ", ")),
+            html(&faults(case)),
             case.row.expected.word(),
             html(&verdict),
             count(case),
@@ -107,16 +122,18 @@ pub fn markdown(cases: &[Case], command: &str, date: &str) -> String {
         "# Locks on trial\n\nWhat the [chaos suite](chaos.md) convicts, and what it acquits. Each lock is used as its own \
          documentation tells;\na conviction counts runs that broke it, and one suffices; a control has to hold in all of its \
          runs.\n\nWritten by `{command}` on {}. `make trial` writes it anew.\n\n\
-         | lock | workload | faults | expected | verdict | runs | what broke | why it is here |\n|---|---|---|---|---|---|---|---|\n",
+         | lock | servers in | workload | faults | expected | verdict | runs | what broke | why it is here |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
         date.split('T').next().unwrap_or(date)
     );
     for case in cases {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             case.row.option("--target"),
+            place(case),
             case.row.option("--workload"),
-            case.row.option("--nemesis"),
+            faults(case),
             case.row.expected.word(),
             cell(&verdict(case).1),
             count(case),
@@ -143,6 +160,7 @@ mod tests {
             seed,
             folder: format!("lockfile-{seed}"),
             came: Ok(Came {
+                place: "nowhere".into(),
                 rows: vec![Row { id: "L1", text: "", standing, unknown: false, details: "a|b <two> holders".into() }],
                 ..Came::default()
             }),
@@ -152,6 +170,7 @@ mod tests {
         let text = markdown(std::slice::from_ref(&case), "trial", "2026-11-21T10:00:00Z");
         assert!(text.contains("| convicted | convicted | 1 of 2 | L1: a\\|b <two> holders |"), "{text}");
         assert!(text.contains("on 2026-11-21."), "{text}");
+        assert!(text.contains("| lockfile | nowhere | lock | pause |"), "{text}");
         let page = page(&[case], "trial", "today");
         assert!(page.contains("1 of 1 known-bad locks convicted, 0 of 0 controls acquitted"), "{page}");
         assert!(page.contains("href=\"lockfile-2/index.html\"") && page.contains("&lt;two&gt;"), "{page}");

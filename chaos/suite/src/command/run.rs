@@ -54,7 +54,7 @@ pub struct Run {
     /// pairs: every two of them; random: one or two at a time, at random; none.
     #[arg(long, value_name = "NAMES", default_value = "pause,partition,kill")]
     nemesis: Nemeses,
-    /// Of these faults only the forms with one of these words in their description, as in little,client; of a fault without such
+    /// Of these faults only the forms with one of these words in their description, as in fast,client; of a fault without such
     /// a form, all.
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     form: Vec<String>,

@@ -23,7 +23,7 @@ pub const FORMS: &[Form] = &[
         begin: Begin::Any(|reach, _| leader(reach, 1.0 - WITHIN, false)),
     },
     Form {
-        what: "let the leader's clocks go much too fast",
+        what: "let the leader's clocks race",
         servers_min: 1,
         begin: Begin::Any(|reach, roll| {
             leader(reach, [1.5, 3.0, 8.0][usize::try_from(roll % 3).expect("small")], true)
@@ -31,7 +31,7 @@ pub const FORMS: &[Form] = &[
     },
     // Slow is the safe side; that its clock is also set ahead, by up to half a second, is not.
     Form {
-        what: "let the leader's clocks go much too slow",
+        what: "let the leader's clocks crawl",
         servers_min: 1,
         begin: Begin::Any(|reach, _| leader(reach, 0.5, true)),
     },

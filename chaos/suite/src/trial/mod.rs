@@ -152,7 +152,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "conclave-no-drift-allowance",
         line: "--place auto --target conclave-planted:no-drift-allowance --workload lock --keys 1 --ttl 8s --hold 9s..10s \
-               --nemesis drift+partition --form little,client",
+               --nemesis drift+partition --form fast,client",
         expected: Expected::Convicted("L2"),
         why: "planted: who is cut off believes to the last moment of its lease, which the leader's clock, half a percent too \
               fast, has counted already",
@@ -165,7 +165,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "conclave-little-drift",
-        line: "--target conclave --workload lock --keys 1 --ttl 8s --hold 9s..10s --nemesis drift+partition --form little,client",
+        line: "--target conclave --workload lock --keys 1 --ttl 8s --hold 9s..10s --nemesis drift+partition --form fast,client",
         expected: Expected::Acquitted("L2"),
         why: "control: the same clocks and cuts as of the planted no-drift-allowance",
     },

@@ -25,6 +25,7 @@ use raft::eraftpb::{Entry, HardState};
 use crate::{
     exec::{Process, Sim},
     life::{Life, Point},
+    oracle::Oracles,
     time::{MS, Micros, SECOND},
 };
 
@@ -252,6 +253,7 @@ pub struct SimStore {
     sim: Sim,
     process: Process,
     rng: fastrand::Rng,
+    oracles: Arc<Mutex<Oracles>>,
 }
 
 impl SimStore {
@@ -266,6 +268,7 @@ impl SimStore {
         sim: Sim,
         process: Process,
         rng: fastrand::Rng,
+        oracles: &Arc<Mutex<Oracles>>,
     ) -> Result<(Self, Recovered), StoreError> {
         let mut disk = platter.lock();
         let image = disk.image.get_or_insert_with(|| first_image(bootstrap));
@@ -280,7 +283,8 @@ impl SimStore {
         };
         recovered.check()?;
         drop(disk);
-        Ok((Self { platter: Arc::clone(platter), life, sim, process, rng }, recovered))
+        let (platter, oracles) = (Arc::clone(platter), Arc::clone(oracles));
+        Ok((Self { platter, life, sim, process, rng, oracles }, recovered))
     }
 
     /// How long a sync takes now.
@@ -336,6 +340,7 @@ impl Store for SimStore {
     }
 
     fn write_log(&mut self, write: LogWrite<'_>, sync: bool) -> Result<(), StoreError> {
+        self.oracles.lock().logged(self.sim.now(), write.entries);
         self.life.point(Point::LogWrite);
         let platter = Arc::clone(&self.platter);
         let mut disk = platter.lock();

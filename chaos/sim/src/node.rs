@@ -325,7 +325,8 @@ impl Node {
         let process = Process::Server(id, start);
         let bootstrap = options.first_membership();
         let disk_rng = rng.fork();
-        let opened = SimStore::open(platter, bootstrap.as_ref(), Arc::clone(&life), sim.clone(), process, disk_rng);
+        let opened =
+            SimStore::open(platter, bootstrap.as_ref(), Arc::clone(&life), sim.clone(), process, disk_rng, oracles);
         let (store, recovered) = opened.map_err(|error| Ended::Excused(chain(&error)))?;
         oracles.lock().restored(sim.now(), id, &recovered.machine);
         let hub = Hub::new(1_000);

@@ -87,7 +87,11 @@ mod tests {
             let entry = Entry { request: RequestId { server: 1, run: 1, count: index }, at_ms: 0, command };
             let applied = machine.apply(Index(index), Term(1), Some(entry.clone()));
             let (index, entry) = (Index(index), Some(&entry));
-            oracle.see(1, &Seen::Applied { index, term: Term(1), entry, machine: &machine, applied: &applied }, found);
+            oracle.see(
+                1,
+                &Seen::Applied { index, term: Term(1), entry, machine: &machine, applied: &applied, logged: 1 },
+                found,
+            );
             applied
         };
         let path = |text: &str| NodePath::parse(text).expect("a path");
@@ -106,7 +110,14 @@ mod tests {
         // The same entry seen again is what a parent that restarts its counter would look like.
         let applied = apply(create("/q/n-"), &mut found);
         assert_eq!(found.0, []);
-        let seen = Seen::Applied { index: Index(6), term: Term(1), entry: None, machine: &machine, applied: &applied };
+        let seen = Seen::Applied {
+            index: Index(6),
+            term: Term(1),
+            entry: None,
+            machine: &machine,
+            applied: &applied,
+            logged: 1,
+        };
         oracle.see(2, &seen, &mut found);
         assert_eq!(found.0.len(), 1, "{found:?}");
     }

@@ -15,7 +15,7 @@ use crate::time::{MS, Micros, SECOND};
 
 /// The leader's clock counts whole milliseconds.
 const GRAIN: Micros = 3 * MS;
-/// A checkpoint's way into the log.
+/// From asking for a renewal to its quorum being confirmed: a checkpoint proposed meanwhile does not know of it.
 const ON_ITS_WAY: Micros = 2 * SECOND;
 
 /// See the module.
@@ -27,7 +27,7 @@ pub struct NoEarlyEnd {
     expired: u64,
     /// When, and its TTL.
     expired_at: BTreeMap<SessionId, (Micros, u64)>,
-    /// The last checkpoint of each: when, by which term's leader, and what remained.
+    /// The last checkpoint of each: when it was proposed, by which term's leader, and what remained.
     checkpoints: BTreeMap<SessionId, (Micros, u64, u64)>,
     /// When a server was last asked to renew it, by a client or another server.
     asked: BTreeMap<SessionId, Micros>,
@@ -52,9 +52,18 @@ impl NoEarlyEnd {
         ttl_ms * MS * 1_000_000 / rate
     }
 
-    fn checkpointed(&mut self, at: Micros, term: u64, session: SessionId, remaining_ms: u64, found: &mut Found) {
-        let Some((when, earlier, left_ms)) = self.checkpoints.insert(session, (at, term, remaining_ms)) else { return };
-        // A renewal asked for while the earlier checkpoint was on its way into the log may well raise it.
+    fn checkpointed(
+        &mut self,
+        at: Micros,
+        proposed: Micros,
+        term: u64,
+        session: SessionId,
+        remaining_ms: u64,
+        found: &mut Found,
+    ) {
+        let new = (proposed, term, remaining_ms);
+        let Some((when, earlier, left_ms)) = self.checkpoints.insert(session, new) else { return };
+        // A renewal asked for since the earlier checkpoint was proposed may well raise it, however late that was committed.
         let asked = self.asked.get(&session).is_some_and(|asked| asked + ON_ITS_WAY >= when);
         if term > earlier && remaining_ms > left_ms && !asked {
             let why = format!(
@@ -77,7 +86,7 @@ impl Oracle for NoEarlyEnd {
 
     fn see(&mut self, at: Micros, seen: &Seen<'_>, found: &mut Found) {
         match seen {
-            Seen::Applied { machine, applied, .. } => {
+            Seen::Applied { machine, applied, logged, .. } => {
                 if let Outcome::Opened { session } = applied.outcome
                     && let Some(opened) = machine.session(session)
                 {
@@ -85,7 +94,7 @@ impl Oracle for NoEarlyEnd {
                 }
                 if let Some(checkpoint) = &applied.checkpoint {
                     for &(session, remaining_ms) in &checkpoint.remaining_ms {
-                        self.checkpointed(at, checkpoint.term.0, session, remaining_ms, found);
+                        self.checkpointed(at, *logged, checkpoint.term.0, session, remaining_ms, found);
                     }
                 }
                 for (session, reason) in &applied.ended {

@@ -66,6 +66,8 @@ pub enum Seen<'a> {
         machine: &'a Machine,
         /// What it did.
         applied: &'a Applied,
+        /// When it was first to be written to a server's log: that of the leader that proposed it.
+        logged: Micros,
     },
     /// Something happened in a queue of sequential ephemeral nodes: a lock, a semaphore, an election.
     Queue(&'a QueueEvent),
@@ -196,6 +198,8 @@ struct Canonical {
 pub struct Oracles {
     oracles: Vec<Box<dyn Oracle>>,
     canon: Vec<Canonical>,
+    /// By index and term, beyond the canon: see [`Seen::Applied`].
+    logged: BTreeMap<(u64, u64), Micros>,
     queues: Queues,
     found: Found,
     compared: u64,
@@ -241,6 +245,7 @@ impl Oracles {
                 Box::new(leaders::OneLeader::default()),
             ],
             canon: vec![first],
+            logged: BTreeMap::new(),
             queues: Queues::default(),
             found: Found::default(),
             compared: 0,
@@ -251,6 +256,14 @@ impl Oracles {
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.canon.len() as u64
+    }
+
+    /// Entries are about to be written to a server's log.
+    pub fn logged(&mut self, at: Micros, entries: &[LogEntry]) {
+        let newest = self.newest();
+        for entry in entries.iter().filter(|entry| entry.index > newest) {
+            self.logged.entry((entry.index, entry.term)).or_insert(at);
+        }
     }
 
     /// A replica applied an entry.
@@ -287,7 +300,9 @@ impl Oracles {
             _ => None,
         };
         let (index, term) = (Index(entry.index), Term(entry.term));
-        self.see(at, &Seen::Applied { index, term, entry: command.as_ref(), machine, applied });
+        let logged = self.logged.get(&(entry.index, entry.term)).copied().unwrap_or(at);
+        self.logged = self.logged.split_off(&(entry.index + 1, 0));
+        self.see(at, &Seen::Applied { index, term, entry: command.as_ref(), machine, applied, logged });
         let mut grants = 0;
         let mut events = Vec::new();
         if let Some(changes) = &applied.changes {

@@ -150,13 +150,14 @@ impl Runs {
         sum
     }
 
-    /// What was not to be had, each once.
+    /// What was not to be had, in words, with how many runs lacked it.
     #[must_use]
     pub fn not_available(&self) -> Vec<String> {
-        let mut all: Vec<_> = self.came().flat_map(|came| came.not_available.clone()).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        let mut runs = BTreeMap::<_, usize>::new();
+        for lacks in self.came().flat_map(|came| &came.not_available) {
+            *runs.entry(lacks).or_default() += 1;
+        }
+        runs.into_iter().map(|(lacks, count)| format!("in {count} of {} runs {lacks}", self.all.len())).collect()
     }
 
     /// For each fault: how often, and the median and longest time to the first write after it, in nanoseconds.
@@ -231,6 +232,16 @@ mod tests {
         let runs = Runs { profile: "ci".into(), all: vec![first, second], seconds: 2.0 };
         let expected = [("L1", [1, 0, 0, 1]), ("I2", [1, 1, 0, 0]), ("I10", [0, 0, 1, 0])];
         assert_eq!(runs.standings(), expected.map(|(id, counts)| (id, "holds", counts)));
+    }
+
+    #[test]
+    fn what_was_lacking_is_told_once_with_how_often() {
+        let lacking = || Ran {
+            came: Ok(Came { not_available: vec!["drift: not available (why)".into()], ..Came::default() }),
+            ..ran(0)
+        };
+        let runs = Runs { profile: "ci".into(), all: vec![lacking(), ran(0), lacking()], seconds: 2.0 };
+        assert_eq!(runs.not_available(), ["in 2 of 3 runs drift: not available (why)"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn page(runs: &Runs) -> String {
         runs.power_cuts()
     );
     for lacks in runs.not_available() {
-        let _ = writeln!(out, "<p class=\"bad\">{}</p>", html(&lacks));
+        let _ = writeln!(out, "<p class=\"unsure\">{}</p>", html(&lacks));
     }
     out.push_str(
         "<table>\n<thead><tr><th>layer</th><th>what should hold</th><th>held</th><th>FAILED</th><th>not exercised</th>\

@@ -112,3 +112,6 @@ if ! "$CONCLAVE_TOOLS/bin/cargo-deny" --version 2>/dev/null | grep -qx "cargo-de
         die "could not install cargo-deny $CARGO_DENY_VERSION"
     rm -rf "$CONCLAVE_TOOLS/build"
 fi
+# cargo-deny looks at what is needed on any system, a build fetches only what it needs here. Nothing is asked of the network
+# once all is there.
+cargo fetch --locked --quiet || die "could not fetch the crates that Cargo.lock names"

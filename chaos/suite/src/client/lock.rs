@@ -5,6 +5,7 @@ use std::time::Duration;
 use conclave_client::{FencingToken, Revision};
 
 use super::Outcome;
+use crate::clock::now_ns;
 
 /// What became of asking for a lock.
 #[derive(Debug)]
@@ -44,6 +45,13 @@ pub trait Lock {
 
     /// Leaves in good order.
     fn close(&mut self) {}
+}
+
+/// The belief of who counts a lease: it holds until then, and not at all where there is no hold.
+#[must_use]
+pub fn leased(until_ns: Option<i64>) -> Box<dyn Fn() -> bool + Send> {
+    let until_ns = until_ns.unwrap_or(0);
+    Box::new(move || now_ns() < until_ns)
 }
 
 /// A service's own ever-growing number as a token, as it is: 63 bits, of which a fence only compares the order. None if

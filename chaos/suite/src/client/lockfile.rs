@@ -17,7 +17,7 @@ use anyhow::Context as _;
 
 use super::{
     Outcome, ServerView, Spec,
-    lock::{Acquired, Lock},
+    lock::{Acquired, Lock, leased},
     observer::{ObserveBlocking, watch_blocking},
 };
 use crate::clock::{now_ns, ns};
@@ -84,8 +84,7 @@ impl Lock for FileLock {
     }
 
     fn belief(&self) -> Box<dyn Fn() -> bool + Send> {
-        let until_ns = self.hold.as_ref().map_or(0, |hold| hold.until_ns);
-        Box::new(move || now_ns() < until_ns)
+        leased(self.hold.as_ref().map(|hold| hold.until_ns))
     }
 
     fn release(&mut self) -> (Outcome, Option<String>) {

@@ -11,7 +11,7 @@ use redis::{Connection, ErrorKind, RedisError, Value};
 
 use super::{
     Outcome, Recipe, ServerView, Spec,
-    lock::{Acquired, Lock},
+    lock::{Acquired, Lock, leased},
     observer::{ANSWER_WITHIN, ObserveBlocking, watch_blocking},
 };
 use crate::clock::{now_ns, ns};
@@ -140,8 +140,7 @@ impl Lock for KeyLock {
     }
 
     fn belief(&self) -> Box<dyn Fn() -> bool + Send> {
-        let until_ns = self.hold.as_ref().map_or(0, |hold| hold.until_ns);
-        Box::new(move || now_ns() < until_ns)
+        leased(self.hold.as_ref().map(|hold| hold.until_ns))
     }
 
     fn release(&mut self) -> (Outcome, Option<String>) {

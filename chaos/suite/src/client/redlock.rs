@@ -15,7 +15,7 @@ use redis::{Connection, Value};
 
 use super::{
     Outcome, ServerView, Spec,
-    lock::{Acquired, Lock},
+    lock::{Acquired, Lock, leased},
     observer::{ObserveBlocking, watch_blocking},
     redis::{RELEASE, connect, once, probe},
 };
@@ -114,8 +114,7 @@ impl Lock for Redlock {
     }
 
     fn belief(&self) -> Box<dyn Fn() -> bool + Send> {
-        let until_ns = self.hold.as_ref().map_or(0, |hold| hold.until_ns);
-        Box::new(move || now_ns() < until_ns)
+        leased(self.hold.as_ref().map(|hold| hold.until_ns))
     }
 
     fn release(&mut self) -> (Outcome, Option<String>) {

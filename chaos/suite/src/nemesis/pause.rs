@@ -9,6 +9,7 @@ use anyhow::ensure;
 
 use super::{Begin, Broken, FIND_WITHIN, Form, Reach};
 use crate::{
+    board::Board,
     clock::now_ns,
     place::{NotAvailable, Place},
     target::Target,
@@ -49,14 +50,9 @@ fn waiter(reach: &mut Reach<'_, '_>, roll: u64) -> anyhow::Result<Broken> {
         for who in &order {
             let who = *who;
             let Some(since) = reach.board.lock().asked_since(who) else { continue };
-            let from_ns = now_ns();
-            reach.clients[who].process.stand(true)?;
-            // What it told before it was stopped may still be on its way.
-            thread::sleep(Duration::from_millis(20));
-            if reach.board.lock().asked_since(who) == Some(since) {
+            if let Some(from_ns) = stop_while(reach, who, |board| board.asked_since(who) == Some(since))? {
                 return Ok(paused(reach, who, from_ns));
             }
-            reach.clients[who].process.stand(false)?;
         }
         thread::sleep(Duration::from_micros(500));
     }
@@ -103,17 +99,25 @@ pub(super) fn stop_holder(reach: &mut Reach<'_, '_>) -> anyhow::Result<(usize, i
         let now = now_ns();
         let fresh = |(who, since): (&usize, &i64)| (now - since < FRESH_NS).then_some((*who, *since));
         let found = reach.board.lock().inside.iter().find_map(fresh);
-        if let Some((who, since)) = found {
-            let from_ns = now_ns();
-            reach.clients[who].process.stand(true)?;
-            // What it told before it was stopped may still be on its way.
-            thread::sleep(Duration::from_millis(20));
-            if reach.board.lock().inside.get(&who) == Some(&since) {
-                return Ok((who, from_ns));
-            }
-            reach.clients[who].process.stand(false)?;
+        if let Some((who, since)) = found
+            && let Some(from_ns) = stop_while(reach, who, |board| board.inside.get(&who) == Some(&since))?
+        {
+            return Ok((who, from_ns));
         }
         thread::sleep(Duration::from_micros(500));
     }
     anyhow::bail!("nobody held")
+}
+
+/// Stops a client, and lets it go on if that is no longer true of it by then; otherwise the moment before it was stopped.
+fn stop_while(reach: &mut Reach<'_, '_>, who: usize, still: impl Fn(&Board) -> bool) -> anyhow::Result<Option<i64>> {
+    let from_ns = now_ns();
+    reach.clients[who].process.stand(true)?;
+    // What it told before it was stopped may still be on its way.
+    thread::sleep(Duration::from_millis(20));
+    if still(&reach.board.lock()) {
+        return Ok(Some(from_ns));
+    }
+    reach.clients[who].process.stand(false)?;
+    Ok(None)
 }
